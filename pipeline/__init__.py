@@ -1,0 +1,1 @@
+"""How reference values come to be: spec, lock, hermetic rebuilds, measurements. The top floor."""

@@ -1,0 +1,185 @@
+"""The store: immutable objects addressed by their SHA-256, and the records that name them.
+
+An object is there whole or not at all: it is written under a temporary name, flushed, and renamed.
+A record says what a key gave (the outputs of a step, the root filesystem of a base); the first record of a
+key stays, so two runs that share a store agree.
+
+Example:
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     store = FolderStore(Path(folder))
+    ...     digest, size_bytes = store.put([b"hello"])
+    ...     with store.get(digest) as stream:
+    ...         stream.read()
+    b'hello'
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+import secrets
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import BinaryIO, Final, Protocol
+
+from provenance.errors import EnvironmentFailure
+
+_FAN_OUT: Final = 2
+
+
+class ObjectMissing(EnvironmentFailure):
+    """The store has no object with this digest.
+
+    Cure: somebody removed it by hand; run the command that makes it again.
+    """
+
+    code = "RVP-2101"
+
+
+class ObjectTooLarge(EnvironmentFailure):
+    """What was to be stored is larger than its limit; nothing was kept.
+
+    Cure: raise the limit in the spec if the size is right (a hole in a sparse file counts in full).
+    """
+
+    code = "RVP-2102"
+
+
+class DiskFull(EnvironmentFailure):
+    """There is no space left where the store lies; nothing was left half-written.
+
+    Cure: free space, or put the store elsewhere with `--store` or `RVP_STORE`.
+    """
+
+    code = "RVP-2103"
+
+
+class Store(Protocol):
+    """Get, put, has, list; and records."""
+
+    def put(self, chunks: Iterable[bytes], *, limit_bytes: int | None = None) -> tuple[bytes, int]:
+        """Store a stream; return its SHA-256 and its size in bytes."""
+        ...
+
+    def get(self, digest: bytes) -> BinaryIO:
+        """Open an object."""
+        ...
+
+    def has(self, digest: bytes) -> bool:
+        """Tell whether an object is there."""
+        ...
+
+    def list(self) -> Iterator[bytes]:
+        """Name all objects, sorted."""
+        ...
+
+    def record(self, kind: str, key: bytes, value: bytes) -> bytes:
+        """Keep what a key gave, unless something is kept already; return what is kept."""
+        ...
+
+    def recorded(self, kind: str, key: bytes) -> bytes | None:
+        """Return what a key gave."""
+        ...
+
+
+class FolderStore:
+    """A store in a folder; several processes may share it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def path_of(self, digest: bytes) -> Path:
+        """Return where an object lies (or would lie)."""
+        name = digest.hex()
+        return self.folder / "objects" / name[:_FAN_OUT] / name[_FAN_OUT:]
+
+    def put(self, chunks: Iterable[bytes], *, limit_bytes: int | None = None) -> tuple[bytes, int]:
+        """Store a stream; return its SHA-256 and its size in bytes.
+
+        Raises:
+            ObjectTooLarge: RVP-2102. DiskFull: RVP-2103.
+
+        Cost: one pass, constant memory.
+        """
+        hashing, size_bytes = hashlib.sha256(), 0
+        with self._temporary() as (stream, temporary):
+            for chunk in chunks:
+                size_bytes += len(chunk)
+                if limit_bytes is not None and size_bytes > limit_bytes:
+                    raise ObjectTooLarge(f"more than {limit_bytes} bytes")
+                hashing.update(chunk)
+                stream.write(chunk)
+            stream.flush()
+            digest = hashing.digest()
+            target = self.path_of(digest)
+            if not target.exists():
+                os.fsync(stream.fileno())
+                target.parent.mkdir(parents=True, exist_ok=True)
+                temporary.chmod(0o444)
+                temporary.replace(target)
+        return digest, size_bytes
+
+    def get(self, digest: bytes) -> BinaryIO:
+        """Open an object.
+
+        Raises:
+            ObjectMissing: RVP-2101.
+        """
+        try:
+            return self.path_of(digest).open("rb")
+        except FileNotFoundError as error:
+            raise ObjectMissing(f"the store has no object {digest.hex()}", place=str(self.folder)) from error
+
+    def has(self, digest: bytes) -> bool:
+        """Tell whether an object is there."""
+        return self.path_of(digest).exists()
+
+    def list(self) -> Iterator[bytes]:
+        """Name all objects, sorted."""
+        objects = self.folder / "objects"
+        for shelf in sorted(objects.iterdir()) if objects.exists() else ():
+            for path in sorted(shelf.iterdir()):
+                yield bytes.fromhex(shelf.name + path.name)
+
+    def record(self, kind: str, key: bytes, value: bytes) -> bytes:
+        """Keep what a key gave, unless something is kept already; return what is kept."""
+        target = self._record_path(kind, key)
+        with self._temporary() as (stream, temporary):
+            stream.write(value)
+            stream.flush()
+            os.fsync(stream.fileno())
+            target.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                os.link(temporary, target)
+            except FileExistsError:
+                return target.read_bytes()
+        return value
+
+    def recorded(self, kind: str, key: bytes) -> bytes | None:
+        """Return what a key gave, or None."""
+        try:
+            return self._record_path(kind, key).read_bytes()
+        except FileNotFoundError:
+            return None
+
+    def _record_path(self, kind: str, key: bytes) -> Path:
+        name = key.hex()
+        return self.folder / "records" / kind / name[:_FAN_OUT] / name[_FAN_OUT:]
+
+    @contextlib.contextmanager
+    def _temporary(self) -> Iterator[tuple[BinaryIO, Path]]:
+        room = self.folder / "temporary"
+        room.mkdir(parents=True, exist_ok=True)
+        path = room / f"{os.getpid()}-{secrets.token_hex(8)}"
+        try:
+            with path.open("xb") as stream:
+                yield stream, path
+        except OSError as error:
+            if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+                raise DiskFull("no space left for the store", place=str(self.folder)) from error
+            raise
+        finally:
+            path.unlink(missing_ok=True)

@@ -1,0 +1,1 @@
+"""How reference values are used: evidence, endorsement, appraisal. Light: the base installation is enough."""

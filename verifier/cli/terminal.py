@@ -1,0 +1,188 @@
+"""What every command shares: how results, talk and errors reach a person or a program.
+
+stdout is data (one document with `--format json`), stderr is talk. A result is a glyph and a word, never
+colour alone; `NO_COLOR` is respected. An error has its place, its code and its cure.
+
+A command looks like this:
+
+    @click.command()
+    @format_option()
+    @click.pass_obj
+    def measure(settings: Settings, output_format: str) -> None:
+        ...
+        settings.out(text)            # data
+        settings.say("measuring …")   # talk, not with --quiet
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import click
+import msgspec
+
+from provenance.errors import InternalError, Interrupted, MissingExtra, RvpError
+
+Decorated = TypeVar("Decorated", bound=Callable[..., Any])
+
+GLYPHS: Final = {"passed": "✓", "failed": "✗", "skipped": "-", "warning": "!", "inconclusive": "?"}
+_COLOURS: Final = {
+    "passed": "green",
+    "failed": "red",
+    "warning": "yellow",
+    "inconclusive": "yellow",
+    "skipped": "bright_black",
+}
+
+
+class Settings:
+    """The global options, and the two ways to speak."""
+
+    def __init__(self, *, verbose: int = 0, quiet: bool = False) -> None:
+        self.verbose = verbose
+        self.quiet = quiet
+
+    def out(self, text: str) -> None:
+        """Print data to stdout."""
+        click.echo(text)
+
+    def out_json(self, document: Any) -> None:
+        """Print one JSON document to stdout."""
+        click.echo(json.dumps(msgspec.to_builtins(document), indent=2, ensure_ascii=False))
+
+    def say(self, text: str) -> None:
+        """Talk on stderr, unless --quiet."""
+        if not self.quiet:
+            click.echo(text, err=True)
+
+    def warn(self, text: str) -> None:
+        """Warn on stderr, always."""
+        click.echo(f"{styled('warning')} {text}", err=True)
+
+
+def styled(status: str, text: str | None = None) -> str:
+    """Write a status as glyph and word, coloured where the terminal wants it."""
+    word = text if text is not None else f"{GLYPHS.get(status, '·')} {status}"
+    if os.environ.get("NO_COLOR"):
+        return word
+    return click.style(word, fg=_COLOURS.get(status), bold=status == "failed")
+
+
+def format_option(*formats: str) -> Callable[[Decorated], Decorated]:
+    """Add `--format`; the command gets it as `output_format`. Default: text."""
+    return click.option(
+        "--format",
+        "output_format",
+        type=click.Choice(formats or ("text", "json")),
+        default="text",
+        show_default=True,
+        help="How to print the result.",
+    )
+
+
+def write_file(path: Path, data: bytes, *, mode: int = 0o644) -> None:
+    """Write a file whole or not at all: temporary name, fsync, rename."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+    try:
+        with os.fdopen(descriptor, "wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def enter(ctx: click.Context, *, folder: str | None, verbose: int, quiet: bool) -> None:
+    """Apply the global options."""
+    if folder:
+        try:
+            os.chdir(folder)
+        except OSError as error:
+            raise click.BadParameter(f"{folder}: {error.strerror}", param_hint="-C") from error
+    ctx.obj = Settings(verbose=verbose, quiet=quiet)
+
+
+def missing_extra(command: str, extra: str, module: str) -> click.Command:
+    """Stand in for a command whose packages are not installed: its call says what to install."""
+
+    def tell(_args: tuple[str, ...]) -> None:
+        raise MissingExtra(
+            f'"rvp {command}" needs the package {module}, which is not installed',
+            hint=f"pip install 'reference-value-pipeline[{extra}]'",
+        )
+
+    return click.Command(
+        command,
+        callback=tell,
+        params=[click.Argument(["_args"], nargs=-1, type=click.UNPROCESSED)],
+        context_settings={"ignore_unknown_options": True, "help_option_names": []},
+    )
+
+
+def print_error(error: RvpError) -> None:
+    """Print an error to stderr: place and message, code, cure."""
+    first = f"error[{error.code}]" if error.code else "error"
+    place = f"{error.place}: " if error.place else ""
+    click.echo(f"{place}{styled('failed', first)}: {error.message}", err=True)
+    if error.hint:
+        for line in error.hint.splitlines():
+            click.echo(f"  hint: {line}", err=True)
+    if error.code:
+        click.echo(f"  more: rvp explain {error.code}", err=True)
+
+
+def run(cli: click.Command, argv: list[str] | None) -> int:
+    """Run the command line; turn every outcome into an exit code.
+
+    Returns:
+        The exit code of design section 7.
+    """
+    signal.signal(signal.SIGTERM, _terminate)
+    verbose = "-v" in (argv if argv is not None else sys.argv[1:])
+    try:
+        result = cli.main(args=argv, prog_name="rvp", standalone_mode=False)
+    except click.exceptions.Exit as done:
+        return done.exit_code
+    except click.Abort:
+        print_error(Interrupted("interrupted", hint="the same command goes on from what was finished"))
+        return Interrupted.exit_code
+    except click.ClickException as error:
+        error.show()
+        return 2
+    except RvpError as error:
+        if verbose:
+            import traceback
+
+            traceback.print_exc()
+        print_error(error)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print_error(Interrupted("interrupted", hint="the same command goes on from what was finished"))
+        return Interrupted.exit_code
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:  # noqa: BLE001  the last place before the user
+        if verbose:
+            import traceback
+
+            traceback.print_exc()
+        print_error(
+            InternalError(f"{type(error).__name__}: {error}", hint="run it again with -v and report it")
+        )
+        return InternalError.exit_code
+    return result if isinstance(result, int) else 0
+
+
+def _terminate(signum: int, frame: Any) -> None:
+    del signum, frame
+    raise KeyboardInterrupt
