@@ -15,7 +15,7 @@ class Rootfs(msgspec.Struct, frozen=True, kw_only=True):
             or of the canonical list of layer diff ids (a container image); never an engine's image id.
         tar: the store object with the uncompressed tar; empty for a container image.
         image: the reference by digest to pull, `name@sha256:…`; empty otherwise.
-        variation_tools: a tree with libfaketime and a compiled locale for the variations, when the base has one.
+        variation_tools: libfaketime and a compiled locale for the variations, when there are any.
     """
 
     digest: bytes

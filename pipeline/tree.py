@@ -38,7 +38,7 @@ class BadPath(SpecError):
 
 
 class BadEntry(SpecError):
-    """Something that a tree cannot hold: a device node, a socket, a pipe, a link that leads out of the folder.
+    """Something a tree cannot hold: a device node, a socket, a pipe, a link that leads out of the folder.
 
     Cure: remove it, or have the step write a file.
     """
