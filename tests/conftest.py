@@ -1,0 +1,27 @@
+"""What all tests share: where the shared test data is, and a home of their own."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def vectors_folder() -> Path | None:
+    """Find the shared test data: RVP_VECTORS, or `shared/vectors` beside the checkout."""
+    for folder in (os.environ.get("RVP_VECTORS"), ROOT.parent / "shared" / "vectors"):
+        if folder and Path(folder).is_dir():
+            return Path(folder)
+    return None
+
+
+@pytest.fixture(scope="session")
+def vectors() -> Path:
+    """The shared test data; a test that asks for it is skipped, with these words, where it is absent."""
+    folder = vectors_folder()
+    if folder is None:
+        pytest.skip("the shared test data is not beside this checkout (set RVP_VECTORS)")
+    return folder
