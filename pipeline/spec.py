@@ -10,9 +10,107 @@ References between parts of a spec, and nodes of the graph, have the same names:
 
 from __future__ import annotations
 
-from typing import Literal
+import re
+from pathlib import Path
+from typing import Any, Final, Literal
 
 import msgspec
+
+from provenance import strict
+from provenance.errors import SpecError, UsageError
+
+LIMIT_BYTES: Final = 4 << 20
+# The variations that `[rebuild] vary` and a step's `fixed` may name.
+VARIATION_NAMES: Final = (
+    "time",
+    "timezone",
+    "hostname",
+    "locale",
+    "umask",
+    "user",
+    "home",
+    "environment",
+    "build-path",
+    "cpus",
+    "file-order",
+    "kernel-release",
+)
+# What is replaced in `run` and `environment`; any other brace, and the shell's ${out}, stays as it is.
+PLACEHOLDER: Final = re.compile(
+    r"(?<!\$)\{(out|work|(?:source|fetch|step|pack)\.[A-Za-z0-9][A-Za-z0-9_-]*)\}"
+)
+_REFERENCE: Final = re.compile(
+    r"(base|source|fetch|step|pack|measure)\.([A-Za-z0-9][A-Za-z0-9_-]*)(?::(.*))?", re.DOTALL
+)
+_SIZE: Final = re.compile(r"(\d{1,15})\s*(B|kB|KB|MB|GB|TB|KiB|MiB|GiB|TiB)")
+_UNIT_BYTES: Final = {
+    "B": 1,
+    "kB": 10**3,
+    "KB": 10**3,
+    "MB": 10**6,
+    "GB": 10**9,
+    "TB": 10**12,
+    "KiB": 1 << 10,
+    "MiB": 1 << 20,
+    "GiB": 1 << 30,
+    "TiB": 1 << 40,
+}
+_TIME: Final = re.compile(r"(?:(\d{1,9})d)?(?:(\d{1,9})h)?(?:(\d{1,9})m)?(?:(\d{1,9})s)?")
+
+
+class SpecNotReadable(SpecError):
+    """The spec cannot be read: there is no such file, or it is not permitted, or it is far too large.
+
+    Cure: `rvp init` writes a commented spec; `-C DIR` says in which folder to work.
+    """
+
+    code = "RVP-1101"
+
+
+class SpecNotToml(SpecError):
+    """The spec is not TOML.
+
+    Cure: the message has the line and the column.
+    """
+
+    code = "RVP-1102"
+
+
+class SpecUnknownKey(SpecError):
+    """The spec has a key that the format does not have; a misspelt key must not be ignored.
+
+    Cure: the message proposes the nearest known key; `rvp schema spec` has them all.
+    """
+
+    code = "RVP-1103"
+
+
+class SpecWrongType(SpecError):
+    """A value in the spec has the wrong type, or a key is missing.
+
+    Cure: `rvp schema spec` and docs/reference/spec.md say what each key holds.
+    """
+
+    code = "RVP-1104"
+
+
+class BadSize(SpecError):
+    """A size or a time that is not a number with a unit.
+
+    Cure: write sizes as "512MiB" or "2GiB" (kB, MB, GB: powers of ten), times as "90s", "30m", "1h", "30d".
+    """
+
+    code = "RVP-1105"
+
+
+class BadReference(SpecError):
+    """A reference that cannot be: a part with a path that climbs out, or a file outside the spec's folder.
+
+    Cure: write `kind.NAME`, `kind.NAME:path/in/it`, or the relative path of a file beside the spec
+    (`./step.c` when the file's name looks like a reference).
+    """
+
+    code = "RVP-1106"
 
 
 class _Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
@@ -68,7 +166,8 @@ class Source(_Strict, frozen=True, kw_only=True):
     sha256: str | None = None
     debian_source: str | None = msgspec.field(default=None, name="debian-source")
     suite: str = "bookworm"
-    exclude: tuple[str, ...] = ()
+    include: tuple[str, ...] = ()  # of path and git: only these paths (files or folders)
+    exclude: tuple[str, ...] = ()  # of path and git: not these
 
 
 class Fetch(_Strict, frozen=True, kw_only=True):
@@ -76,7 +175,7 @@ class Fetch(_Strict, frozen=True, kw_only=True):
 
     base: str
     run: tuple[str, ...]
-    needs: tuple[str, ...] = ()
+    needs: tuple[str, ...] = ()  # sources and other fetches
     environment: dict[str, str] = {}
     hosts: tuple[str, ...] = ()  # allowed hosts; empty: any, and the transcript says which
 
@@ -161,3 +260,154 @@ class Spec(_Strict, frozen=True, kw_only=True):
     pack: tuple[Pack, ...] = ()
     measure: tuple[Measure, ...] = ()
     rebuild: Rebuild = Rebuild()
+
+
+class Reference(msgspec.Struct, frozen=True):
+    """What a reference in a spec names.
+
+    Attributes:
+        kind: base, source, fetch, step, pack, measure; or "file" for a file beside the spec.
+        name: the part's name; empty for a file.
+        path: relative path in the part's tree (of a base: below its root); empty for the whole part.
+            For a file: its path relative to the spec's folder.
+    """
+
+    kind: Literal["base", "source", "fetch", "step", "pack", "measure", "file"]
+    name: str
+    path: str = ""
+
+    @property
+    def node(self) -> str:
+        """The node of the graph that it names, `step.enclave`; empty for a file."""
+        return f"{self.kind}.{self.name}" if self.name else ""
+
+
+def parse_reference(text: str) -> Reference:
+    """Take a reference apart.
+
+    Example:
+        >>> parse_reference("step.enclave:enclave.so")
+        Reference(kind='step', name='enclave', path='enclave.so')
+        >>> parse_reference("base.toolchain:/usr/share/ovmf/OVMF.fd").path
+        'usr/share/ovmf/OVMF.fd'
+        >>> parse_reference("keys/signature.bin")
+        Reference(kind='file', name='', path='keys/signature.bin')
+
+    Raises:
+        BadReference: RVP-1106.
+    """
+    match = _REFERENCE.fullmatch(text)
+    if match is None:
+        return Reference("file", "", inside(text))
+    kind: Any = match[1]
+    path = match[3]
+    if path is None:
+        return Reference(kind, match[2])
+    if kind == "base":
+        path = path.removeprefix("/")
+    return Reference(kind, match[2], inside(path))
+
+
+def inside(path: str) -> str:
+    """Normalise a relative path; refuse one that is empty, absolute or leads out with `..`.
+
+    Raises:
+        BadReference: RVP-1106.
+    """
+    parts = [part for part in path.split("/") if part not in {"", "."}]
+    if path.startswith("/"):
+        raise BadReference(f'"{path}" is absolute', hint="write a path relative to the folder")
+    if ".." in parts:
+        raise BadReference(
+            f'"{path}" leads out of its folder with ".."', hint="name a path inside the folder"
+        )
+    if not parts or any(character in path for character in "\0\n\r"):
+        raise BadReference(f"{path!r} is not a path")
+    return "/".join(parts)
+
+
+def placeholders(text: str) -> tuple[str, ...]:
+    """Name the placeholders of an argument: `out`, `work`, `source.app`, …, in order."""
+    return tuple(PLACEHOLDER.findall(text))
+
+
+def size_bytes(text: str) -> int:
+    """Read a size with a unit.
+
+    Example:
+        >>> size_bytes("2GiB"), size_bytes("1MB")
+        (2147483648, 1000000)
+
+    Raises:
+        BadSize: RVP-1105.
+    """
+    match = _SIZE.fullmatch(text.strip())
+    if match is None:
+        raise BadSize(f'"{text}" is not a size', hint='a number and a unit: "512MiB", "2GiB"')
+    return int(match[1]) * _UNIT_BYTES[match[2]]
+
+
+def seconds(text: str) -> int:
+    """Read a time with a unit.
+
+    Example:
+        >>> seconds("1h30m"), seconds("30d")
+        (5400, 2592000)
+
+    Raises:
+        BadSize: RVP-1105.
+    """
+    match = _TIME.fullmatch(text.strip())
+    if match is None or not any(match.groups()):
+        raise BadSize(f'"{text}" is not a time', hint='a number and a unit: "90s", "30m", "1h", "30d"')
+    days, hours, minutes, rest = (int(group or 0) for group in match.groups())
+    return ((days * 24 + hours) * 60 + minutes) * 60 + rest
+
+
+_AS_SPEC_ERROR: Final[dict[type[UsageError], type[SpecError]]] = {
+    strict.NotReadable: SpecNotReadable,
+    strict.NotWellFormed: SpecNotToml,
+    strict.UnknownKey: SpecUnknownKey,
+    strict.WrongType: SpecWrongType,
+}
+
+
+def parse_spec(data: bytes, *, name: str = "rvp.toml") -> Spec:
+    """Read a spec from bytes and check all of it.
+
+    Raises:
+        SpecError: RVP-11nn, with the line.
+    """
+    from pipeline.spec_check import check_spec  # the checks are written on top of the models
+
+    try:
+        spec = strict.read_toml(data, Spec, name=name, limit_bytes=LIMIT_BYTES)
+    except UsageError as error:
+        hint = "`rvp schema spec` prints the keys" if isinstance(error, strict.UnknownKey) else error.hint
+        raise _AS_SPEC_ERROR[type(error)](error.message, hint=hint, place=error.place) from error
+    check_spec(spec, text=data.decode("utf-8"), name=name)
+    return spec
+
+
+def read_spec(path: Path) -> Spec:
+    """Read a spec and check all of it.
+
+    Raises:
+        SpecError: RVP-11nn, with file and line.
+    """
+    try:
+        data = strict.read_file(path, limit_bytes=LIMIT_BYTES)
+    except strict.NotReadable as error:
+        hint = "`rvp init` writes a spec; `-C DIR` works in another folder"
+        raise SpecNotReadable(error.message, hint=hint, place=error.place) from error
+    return parse_spec(data, name=str(path))
+
+
+def json_schema() -> dict[str, Any]:
+    """Return the JSON Schema of `rvp.toml`, from the models."""
+    schema = msgspec.json.schema(Spec)
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "rvp.toml",
+        **schema,
+    }

@@ -34,6 +34,7 @@ T = TypeVar("T")
 
 MAX_BYTES: Final = 64 << 20
 MAX_DEPTH: Final = 64
+_BARE_KEY: Final = re.compile(r"[A-Za-z0-9_-]+\Z")
 
 
 class NotReadable(UsageError):
@@ -186,14 +187,69 @@ def convert(
         return msgspec.convert(document, type_)
     except msgspec.ValidationError as error:
         message, _, path = str(error).partition(" - at `")
-        path = path.rstrip("`")
-        raise _explained(message, path, document, type_, name, line_of) from error
+        path = _with_keys(path.rstrip("`"), message, document, type_)
+        raise _explained(message, path, type_, name, line_of) from error
+
+
+def _with_keys(path: str, message: str, document: Any, type_: Any) -> str:
+    """Name the key behind each `[...]`, which is how msgspec writes "some key of this mapping".
+
+    The document is read again with one key of the mapping at a time: the one that fails alike is meant.
+    """
+    while "[...]" in path:
+        before, _, after = path.partition("[...]")
+        mapping = _at(document, before)
+        keys = list(mapping) if isinstance(mapping, dict) else []
+        found = next((key for key in keys if _fails_alike(document, before, key, message, type_)), None)
+        if found is None:
+            return path
+        document = _only(document, before, found)
+        path = f"{before}.{found}{after}" if _BARE_KEY.match(found) else f'{before}."{found}"{after}'
+    return path
+
+
+def _fails_alike(document: Any, path: str, key: str, message: str, type_: Any) -> bool:
+    try:
+        msgspec.convert(_only(document, path, key), type_)
+    except msgspec.ValidationError as error:
+        return str(error).partition(" - at `")[0] == message
+    return False
+
+
+def _only(document: Any, path: str, key: str) -> Any:
+    """Copy a document, leaving one key in the mapping at a path."""
+    return _replaced(document, _steps(path), lambda mapping: {key: mapping[key]})
+
+
+def _replaced(value: Any, steps: list[str | int], change: Callable[[Any], Any]) -> Any:
+    if not steps:
+        return change(value)
+    first, rest = steps[0], steps[1:]
+    if isinstance(value, dict):
+        return {key: _replaced(item, rest, change) if key == first else item for key, item in value.items()}
+    return [_replaced(item, rest, change) if index == first else item for index, item in enumerate(value)]
+
+
+def _at(document: Any, path: str) -> Any:
+    for step in _steps(path):
+        try:
+            document = document[step]
+        except (KeyError, IndexError, TypeError):
+            return None
+    return document
+
+
+def _steps(path: str) -> list[str | int]:
+    """Take a path apart: `$.base."a.b".debian.suites[0]` is base, a.b, debian, suites, 0."""
+    return [
+        quoted or bare or int(index)
+        for quoted, bare, index in re.findall(r"\.\"([^\"]*)\"|\.([^.\[\"]+)|\[(\d+)\]", path)
+    ]
 
 
 def _explained(
     message: str,
     path: str,
-    document: Any,
     type_: Any,
     name: str,
     line_of: Callable[[str], int | None] | None,
@@ -210,7 +266,6 @@ def _explained(
         return UnknownKey(
             f'unknown key "{unknown[1]}"{proposal}', place=place, hint="`rvp schema` prints the keys"
         )
-    del document
     return WrongType(message[:1].lower() + message[1:], place=place)
 
 
@@ -219,15 +274,14 @@ def _known_keys(type_: Any, path: str) -> list[str]:
     from msgspec import inspect  # only on the way to an error
 
     here = [inspect.type_info(type_)]
-    steps = re.findall(r"\.([^.\[]+)|\[([^\]]*)\]", path)
-    for key, index in steps:
+    for step in _steps(path):
         following: list[Any] = []
         for info in _flatten(here):
-            if isinstance(info, inspect.StructType) and key:
-                following += [field.type for field in info.fields if field.encode_name == key]
+            if isinstance(info, inspect.StructType):
+                following += [field.type for field in info.fields if field.encode_name == step]
             elif isinstance(info, inspect.DictType):
                 following.append(info.value_type)
-            elif isinstance(info, (inspect.ListType, inspect.VarTupleType)) and (index or not key):
+            elif isinstance(info, (inspect.ListType, inspect.VarTupleType)):
                 following.append(info.item_type)
         here = following
     return sorted(
@@ -251,7 +305,7 @@ def _flatten(infos: list[Any]) -> list[Any]:
 
 def line_in_toml(text: str, path: str) -> int | None:
     """Find the line of a path such as `$.step[0].need` in a TOML text; None when it has none."""
-    wanted = [key or int(index) for key, index in re.findall(r"\.([^.\[]+)|\[(\d+)\]", path)]
+    wanted = _steps(path)
     best: tuple[int, int] | None = None
     table: list[str | int] = []
     arrays: dict[str, int] = {}
