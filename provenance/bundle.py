@@ -6,7 +6,7 @@
     inputs      one manifest: optional source trees and packages, each a layer with a title
 
 Equal contents give equal bytes, whatever the order in which they came. The annotations are there for
-people and registries: nothing is decided by them. Artifacts of other types are kept and not understood.
+people and registries: nothing is decided by them, and a bundle in another form is refused. Artifacts of other types are kept and not understood.
 
 Example:
     >>> bundle = Bundle(recipe=pack_files({"rvp.toml": b"x = 1"}))
@@ -116,7 +116,7 @@ def read_bundle(path: Path, limits: Limits | None = None) -> Bundle:
                 f"the manifest sha256:{manifest.digest.hex()} has {len(manifest.layers)} layers, not one",
                 place=str(path),
             )
-    return Bundle(
+    bundle = Bundle(
         statements=tuple(
             manifest.layers[0].read(limit_bytes=MAX_STATEMENT_BYTES) for manifest in found.get(STATEMENT, ())
         ),
@@ -126,6 +126,13 @@ def read_bundle(path: Path, limits: Limits | None = None) -> Bundle:
         others=tuple(found.get("", ())),
         digest=layout.digest,
     )
+    if lay_out(bundle).digest != layout.digest:
+        raise NotABundle(
+            "the index or a manifest is not the one that its content has: an annotation or the order changed",
+            place=str(path),
+            hint="get the bundle again from its publisher; copy it byte by byte",
+        )
+    return bundle
 
 
 def lay_out(bundle: Bundle) -> Layout:

@@ -110,6 +110,9 @@ def tar_members(stream: BinaryIO, end: int, name: str) -> Iterator[tuple[str, in
             yield member.removeprefix("./"), size_bytes, offset
         elif kind_byte != b"5" or size_bytes:
             raise NotAnArchive(f"{member}: members of type {kind_byte!r} are not accepted", place=name)
+        stream.seek(offset + size_bytes)
+        if stream.read(-size_bytes % _BLOCK).strip(b"\0"):
+            raise NotAnArchive(f"there are bytes behind the content of {member}", place=name)
         offset += -(-size_bytes // _BLOCK) * _BLOCK
 
 

@@ -131,3 +131,11 @@ def test_inputs_do_not_overwrite(tmp_path: Path) -> None:
 def test_a_bundle_without_a_recipe_says_so(tmp_path: Path) -> None:
     with pytest.raises(NotABundle, match="no recipe"):
         extract_recipe(Bundle(), tmp_path)
+
+
+def test_a_changed_annotation_in_the_index_is_refused(tmp_path: Path) -> None:
+    write_bundle(tmp_path / "a", WHOLE)
+    index = tmp_path / "a" / "index.json"
+    index.write_bytes(index.read_bytes().replace(b"urn:a", b"urn:c", 1))
+    with pytest.raises(NotABundle, match="annotation"):
+        read_bundle(tmp_path / "a")
