@@ -5,8 +5,9 @@
     recipe      one manifest: the recipe's folder as a canonical tar
     inputs      one manifest: optional source trees and packages, each a layer with a title
 
-Equal contents give equal bytes, whatever the order in which they came. The annotations are there for
-people and registries: nothing is decided by them, and a bundle in another form is refused. Artifacts of other types are kept and not understood.
+Equal contents give equal bytes, whatever the order in which they came, and a bundle in another form is
+refused. The annotations are there for people and registries: nothing is decided by them. Artifacts of other
+types are kept and not understood.
 
 Example:
     >>> bundle = Bundle(recipe=pack_files({"rvp.toml": b"x = 1"}))
