@@ -200,7 +200,9 @@ def parse_policy(data: bytes, *, name: str = "") -> Policy:
             raise refuse(f"{place}.name", f'the operator name "{operator.name}" is empty or stands twice')
         if bool(operator.key) == bool(operator.issuer or operator.identity):
             raise refuse(
-                place, f'operator "{operator.name}" needs either key, or issuer and identity', "give one of the two"
+                place,
+                f'operator "{operator.name}" needs either key, or issuer and identity',
+                "give one of the two",
             )
         if not operator.key and not (operator.issuer and operator.identity):
             raise refuse(place, f'operator "{operator.name}" needs issuer and identity both')

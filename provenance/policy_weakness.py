@@ -9,7 +9,8 @@ Example:
     ... quorum = { n = 1 }
     ... operator = [{ name = "ci", key = "ci.pub" }]
     ... '''
-    >>> [finding.id for finding in weaknesses(parse_policy(text.encode()), text) if finding.severity == "error"]
+    >>> found = weaknesses(parse_policy(text.encode()), text)
+    >>> [finding.id for finding in found if finding.severity == "error"]
     ['one-operator', 'no-freshness', 'no-release-signers']
 """
 
@@ -49,75 +50,135 @@ def weaknesses(policy: Policy, text: str) -> tuple[Finding, ...]:
     n, m = policy.quorum.n, len(policy.operator)
     if policy.quorum.minority_quorum:
         say(
-            "minority-quorum", "error", "$.quorum.minority_quorum",
+            "minority-quorum",
+            "error",
+            "$.quorum.minority_quorum",
             f"{n} of {m} may accept against the majority: two groups could both reach n",
             f"n = {m // 2 + 1} and no minority_quorum",
         )
     if n == 1:
         say(
-            "one-operator", "error", "$.quorum.n",
+            "one-operator",
+            "error",
+            "$.quorum.n",
             "one operator alone decides: whoever has that key, or that machine, chooses the values",
             "let a second, independent party rebuild, and ask for n = 2",
         )
     elif n == m:
         say(
-            "no-spare-operator", "warning", "$.quorum.n",
+            "no-spare-operator",
+            "warning",
+            "$.quorum.n",
             f"all of {m} operators must agree: one that is away stops every release",
             "add an operator and keep n",
         )
     product = policy.product
     if product.minimum_release is None and not product.max_age:
         say(
-            "no-freshness", "error", "$.product",
-            "neither minimum_release nor max_age: an old release cannot be told, every verdict stays inconclusive",
+            "no-freshness",
+            "error",
+            "$.product",
+            "neither minimum_release nor max_age: an old release passes for new, verdicts stay inconclusive",
             "minimum_release = the sequence of the newest release you have accepted",
         )
     elif product.minimum_release is None:
         say(
-            "no-minimum-release", "warning", "$.product",
+            "no-minimum-release",
+            "warning",
+            "$.product",
             "no minimum_release: a withdrawn release is accepted until max_age has passed",
             "minimum_release = the sequence of the newest release you have accepted",
         )
     if not product.series:
-        say("no-series", "warning", "$.product", "no series: a release of any series is accepted", 'series = "stable"')
+        say(
+            "no-series",
+            "warning",
+            "$.product",
+            "no series: a release of any series is accepted",
+            'series = "stable"',
+        )
     if policy.release is None:
         say(
-            "no-release-signers", "error", "$.release",
+            "no-release-signers",
+            "error",
+            "$.release",
             "no [release]: nobody vouches for sequence and validity, so rollback cannot be told",
             '[release] with signed_by = ["a.pub", "b.pub"] and threshold = 2',
         )
     elif policy.release.threshold == 1:
         say(
-            "one-release-signer", "warning", "$.release.threshold",
-            "one stolen release key is enough to release", "two signers and threshold = 2",
+            "one-release-signer",
+            "warning",
+            "$.release.threshold",
+            "one stolen release key is enough to release",
+            "two signers and threshold = 2",
         )
     source = policy.source
     if not source.refs:
-        say("any-ref", "error", "$.source.repository", "no refs: any branch of the repository is accepted",
-            'refs = ["refs/tags/v*"]')
+        say(
+            "any-ref",
+            "error",
+            "$.source.repository",
+            "no refs: any branch of the repository is accepted",
+            'refs = ["refs/tags/v*"]',
+        )
     for index, ref in enumerate(source.refs):
         if ref in {"*", "**", "refs/*", "refs/**"} or ref.startswith(("*", "refs/*")):
-            say("any-ref", "error", f"$.source.refs[{index}]", f'"{ref}" accepts every branch and pull request',
-                'refs = ["refs/tags/v*"]')
+            say(
+                "any-ref",
+                "error",
+                f"$.source.refs[{index}]",
+                f'"{ref}" accepts every branch and pull request',
+                'refs = ["refs/tags/v*"]',
+            )
         elif ref.startswith("refs/heads/"):
-            say("branch-ref", "warning", f"$.source.refs[{index}]", f'"{ref}" is a branch: it moves',
-                'refs = ["refs/tags/v*"]')
+            say(
+                "branch-ref",
+                "warning",
+                f"$.source.refs[{index}]",
+                f'"{ref}" is a branch: it moves',
+                'refs = ["refs/tags/v*"]',
+            )
     if not source.signed_by:
-        say("unsigned-source", "warning", "$.source.repository",
+        say(
+            "unsigned-source",
+            "warning",
+            "$.source.repository",
             "no signed_by: whoever controls the repository's host chooses the source",
-            'sign tags (git tag -s with an SSH key) and name the key: signed_by = ["maintainers.pub"]')
+            'sign tags (git tag -s with an SSH key) and name the key: signed_by = ["maintainers.pub"]',
+        )
     if source.repository.startswith(("http://", "git://")):
-        say("plain-transport", "warning", "$.source.repository", "the repository is reached without encryption",
-            "https:// or ssh://")
+        say(
+            "plain-transport",
+            "warning",
+            "$.source.repository",
+            "the repository is reached without encryption",
+            "https:// or ssh://",
+        )
     if policy.quorum.level == "measured":
-        say("level-measured", "error", "$.quorum.level",
-            "values of artifacts that nobody rebuilt are counted", 'level = "reproduced"')
+        say(
+            "level-measured",
+            "error",
+            "$.quorum.level",
+            "values of artifacts that nobody rebuilt are counted",
+            'level = "reproduced"',
+        )
     for tee, evidence in policy.evidence.items():
         if evidence.debug:
-            say("debug-allowed", "error", f"$.evidence.{tee}.debug",
-                f"{tee} evidence in debug mode is accepted: its host can read the secrets", "debug = false")
+            say(
+                "debug-allowed",
+                "error",
+                f"$.evidence.{tee}.debug",
+                f"{tee} evidence in debug mode is accepted: its host can read the secrets",
+                "debug = false",
+            )
         for status in evidence.tcb_status:
             if status in {"OutOfDate", "Revoked", "OutOfDateConfigurationNeeded"}:
-                say("weak-tcb", "error" if status == "Revoked" else "warning", f"$.evidence.{tee}.tcb_status",
-                    f'{tee} platforms with TCB status "{status}" are accepted', 'tcb_status = ["UpToDate"]')
+                say(
+                    "weak-tcb",
+                    "error" if status == "Revoked" else "warning",
+                    f"$.evidence.{tee}.tcb_status",
+                    f'{tee} platforms with TCB status "{status}" are accepted',
+                    'tcb_status = ["UpToDate"]',
+                )
     return tuple(found)

@@ -7,7 +7,7 @@
     - Two cores that both reach n are a conflict: nothing is agreed.
 
 Example:
-    >>> votes = [Vote(operator="a", key=b"1", recipe="r", core=b"x"), Vote(operator="b", key=b"2", recipe="r", core=b"x")]
+    >>> votes = [Vote(operator=name, key=name.encode(), recipe="r", core=b"x") for name in ("a", "b")]
     >>> count(votes, n=2).agreed
     b'x'
 """
