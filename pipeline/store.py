@@ -1,6 +1,9 @@
 """The store: immutable objects addressed by their SHA-256, and the records that name them.
 
 An object is there whole or not at all: it is written under a temporary name, flushed, and renamed.
+A writer holds a lock on its temporary file for as long as it lives; what a killed process left behind has
+no lock and is swept away by the next one that opens the store (also from another container or host, where
+process numbers say nothing).
 A record says what a key gave (the outputs of a step, the root filesystem of a base); the first record of a
 key stays, so two runs that share a store agree.
 
@@ -18,6 +21,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import hashlib
 import os
 import secrets
@@ -25,6 +29,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO, Final, Protocol
 
+from provenance.digest import chunks_of
 from provenance.errors import EnvironmentFailure
 
 _FAN_OUT: Final = 2
@@ -57,11 +62,24 @@ class DiskFull(EnvironmentFailure):
     code = "RVP-2103"
 
 
+class NotWritable(EnvironmentFailure):
+    """The store or the working folder cannot be read or written.
+
+    Cure: check who owns the folder, or put the store elsewhere with `--store` or `RVP_STORE`.
+    """
+
+    code = "RVP-2104"
+
+
 class Store(Protocol):
     """Get, put, has, list; and records."""
 
     def put(self, chunks: Iterable[bytes], *, limit_bytes: int | None = None) -> tuple[bytes, int]:
         """Store a stream; return its SHA-256 and its size in bytes."""
+        ...
+
+    def put_file(self, path: Path, *, limit_bytes: int | None = None) -> tuple[bytes, int]:
+        """Store a file; one whose content is there already is only read."""
         ...
 
     def get(self, digest: bytes) -> BinaryIO:
@@ -90,6 +108,7 @@ class FolderStore:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._swept = False
 
     def path_of(self, digest: bytes) -> Path:
         """Return where an object lies (or would lie)."""
@@ -120,7 +139,22 @@ class FolderStore:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 temporary.chmod(0o444)
                 temporary.replace(target)
+                _sync_folder(target.parent)
         return digest, size_bytes
+
+    def put_file(self, path: Path, *, limit_bytes: int | None = None) -> tuple[bytes, int]:
+        """Store a file; one whose content is there already is only read.
+
+        Raises:
+            ObjectTooLarge: RVP-2102. DiskFull: RVP-2103.
+        """
+        with path.open("rb") as stream:
+            digest = hashlib.file_digest(stream, "sha256").digest()
+            size_bytes = stream.tell()
+            if (limit_bytes is None or size_bytes <= limit_bytes) and self.has(digest):
+                return digest, size_bytes
+            stream.seek(0)
+            return self.put(chunks_of(stream), limit_bytes=limit_bytes)
 
     def get(self, digest: bytes) -> BinaryIO:
         """Open an object.
@@ -156,7 +190,18 @@ class FolderStore:
                 os.link(temporary, target)
             except FileExistsError:
                 return target.read_bytes()
+            _sync_folder(target.parent)
         return value
+
+    def sweep(self) -> int:
+        """Remove what killed processes left half-written; return how many files there were."""
+        room, swept = self.folder / "temporary", 0
+        for path in sorted(room.iterdir()) if room.is_dir() else ():
+            with contextlib.suppress(OSError), path.open("rb") as stream:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                path.unlink()
+                swept += 1
+        return swept
 
     def recorded(self, kind: str, key: bytes) -> bytes | None:
         """Return what a key gave, or None."""
@@ -172,14 +217,52 @@ class FolderStore:
     @contextlib.contextmanager
     def _temporary(self) -> Iterator[tuple[BinaryIO, Path]]:
         room = self.folder / "temporary"
-        room.mkdir(parents=True, exist_ok=True)
-        path = room / f"{os.getpid()}-{secrets.token_hex(8)}"
+        path = room / secrets.token_hex(12)
         try:
-            with path.open("xb") as stream:
+            room.mkdir(parents=True, exist_ok=True)
+            if not self._swept:
+                self._swept = True
+                self.sweep()
+            stream, path = _create_locked(room)
+            with stream:
                 yield stream, path
         except OSError as error:
-            if error.errno in {errno.ENOSPC, errno.EDQUOT}:
-                raise DiskFull("no space left for the store", place=str(self.folder)) from error
-            raise
+            raise environment_failure(error, str(self.folder)) from error
         finally:
-            path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                path.unlink(missing_ok=True)
+
+
+def environment_failure(error: OSError, place: str) -> EnvironmentFailure:
+    """Say in our words what the operating system refused."""
+    if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
+        return DiskFull(
+            f"no space left: {error.strerror}",
+            place=place,
+            hint="free space, or name another folder with --store or RVP_STORE",
+        )
+    path = f" ({error.filename})" if error.filename else ""
+    return NotWritable(f"{error.strerror or error}{path}", place=place)
+
+
+def _create_locked(room: Path) -> tuple[BinaryIO, Path]:
+    """Create a temporary file and lock it; a sweeper may win the file between the two, then try again."""
+    while True:
+        path = room / secrets.token_hex(12)
+        stream = path.open("xb")
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX)
+            if os.fstat(stream.fileno()).st_nlink:
+                return stream, path
+        except BaseException:
+            stream.close()
+            raise
+        stream.close()
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

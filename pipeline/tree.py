@@ -98,6 +98,15 @@ class Tree(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True):
             )
         )
 
+    def select(self, path: str) -> Tree:
+        """Return one file under its own name, what is below a folder, or all for an empty path."""
+        if not path:
+            return self
+        entry = self.find(path)
+        if entry is None or entry.kind == "dir":
+            return self.under(path)
+        return Tree((msgspec.structs.replace(entry, path=PurePosixPath(path).name),))
+
     @property
     def size_bytes(self) -> int:
         """The content of all files together."""
@@ -204,8 +213,7 @@ def _walk(folder: Path, prefix: str, store: Store, skip: frozenset[str]) -> Iter
             yield TreeEntry(path=path, kind="dir")
             yield from _walk(Path(child.path), f"{path}/", store, skip)
         elif stat.S_ISREG(mode):
-            with Path(child.path).open("rb") as stream:
-                digest, size_bytes = store.put(chunks_of(stream))
+            digest, size_bytes = store.put_file(Path(child.path))
             yield TreeEntry(
                 path=path,
                 kind="file",
@@ -219,9 +227,8 @@ def _walk(folder: Path, prefix: str, store: Store, skip: frozenset[str]) -> Iter
 
 def read_file_entry(path: Path, name: str, store: Store) -> TreeEntry:
     """Copy one file into the store and return its entry under a name."""
-    with path.open("rb") as stream:
-        digest, size_bytes = store.put(chunks_of(stream))
-        executable = bool(os.fstat(stream.fileno()).st_mode & 0o111)
+    digest, size_bytes = store.put_file(path)
+    executable = bool(path.stat().st_mode & 0o111)
     return TreeEntry(
         path=name, kind="file", executable=executable, sha256=digest.hex(), size_bytes=size_bytes
     )
