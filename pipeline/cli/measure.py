@@ -1,0 +1,115 @@
+"""`rvp measure`: the values of an existing file, its checks, its log."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+import msgspec
+
+from pipeline.measure import Measured, MeasureOptions, detect, measure_file, require_passed
+from pipeline.measure.formats import FORMATS
+from provenance.claims import Measurement, Measurements, Tool
+from provenance.strict import read_file
+from provenance.version import version
+from verifier.cli.terminal import Settings, format_option, styled, write_file
+
+_TEES = sorted({one.tee for one in FORMATS})
+
+
+@click.command(
+    epilog="\b\nExamples:\n  rvp measure enclave.signed.so\n"
+    "  rvp measure sgx enclave.sgxs --sigstruct enclave.sig\n"
+    "  rvp measure oci image.tar --format json --log image.log.json",
+)
+@click.argument("what", nargs=-1, required=True, metavar=f"[{'|'.join(_TEES)}] FILE")
+@click.option(
+    "--sigstruct",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="SGX: a SIGSTRUCT that lies beside the enclave.",
+)
+@click.option(
+    "--log",
+    "log_file",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="Write the measurement log: every event that folds to the value.",
+)
+@format_option()
+@click.pass_obj
+def measure(
+    settings: Settings,
+    what: tuple[str, ...],
+    sigstruct: Path | None,
+    log_file: Path | None,
+    output_format: str,
+) -> None:
+    """Compute the measurements of an existing file.
+
+    What the file is, is seen from its content: a signed SGX enclave, an SGXS stream, a SIGSTRUCT, a container
+    image. Nothing is trusted: signatures and digests inside the file are checked against what was computed.
+    Exit code 12 when one of them is wrong, 2 when the file is not what it seems.
+    """
+    tee, path = _split(what)
+    options = MeasureOptions(
+        sigstruct=None if sigstruct is None else read_file(sigstruct, limit_bytes=1 << 16),
+        sigstruct_name="" if sigstruct is None else str(sigstruct),
+        with_log=log_file is not None,
+    )
+    measured = measure_file(path, tee=tee, options=options)
+    if log_file is not None:
+        write_file(log_file, write_logs(measured))
+    if output_format == "json":
+        settings.out_json(
+            Measurements(tool=Tool(name="rvp", version=version()), measurements=measured.measurements)
+        )
+    else:
+        title = detect(path, tee=tee).title
+        settings.out("\n".join(line for one in measured.measurements for line in _lines(one, title)))
+    require_passed(measured.measurements)
+
+
+def _split(what: tuple[str, ...]) -> tuple[str | None, Path]:
+    match what:
+        case (path,):
+            return None, Path(path)
+        case (tee, path):
+            return tee, Path(path)
+        case _:
+            raise click.UsageError("one FILE, with its TEE before it if need be")
+
+
+def write_logs(measured: Measured) -> bytes:
+    """Write the logs of a measured file: one JSON document."""
+    logs = [msgspec.to_builtins(log) for log in measured.logs]
+    document = logs[0] if len(logs) == 1 else logs
+    return msgspec.json.format(msgspec.json.encode(document), indent=2) + b"\n"
+
+
+def _lines(measurement: Measurement, title: str) -> list[str]:
+    lines = [f"{measurement.subject.name}  {title}", ""]
+    rows: list[tuple[str, str]] = []
+    for name, value in measurement.claims.items():
+        values = value if isinstance(value, tuple) else (str(value),)
+        rows += [(name if index == 0 else "", one) for index, one in enumerate(values)]
+    rows += [(name, str(value)) for name, value in measurement.variant.items()]
+    rows.append(("sha256", measurement.subject.digest["sha256"]))
+    if measurement.policy_inputs:
+        rows.append(("set at launch", ", ".join(measurement.policy_inputs)))
+    width = max(len(name) for name, _ in rows)
+    lines += [f"  {name:<{width}}  {value}" for name, value in rows]
+    lines.append("")
+    width = max((len(check.id) for check in measurement.checks), default=0)
+    for check in measurement.checks:
+        word = styled(check.status)
+        if check.status == "failed":
+            lines += [
+                f"  {word}  {check.id}",
+                f"              expected  {check.expected}",
+                f"              got       {check.got}",
+            ]
+        else:
+            got = "" if check.got == check.expected else check.got
+            lines.append(f"  {word:<9}  {check.id:<{width}}  {got}".rstrip())
+    return lines

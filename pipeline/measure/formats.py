@@ -1,0 +1,183 @@
+"""The table of formats: what a file is, is seen from its content; its measurer is loaded when it is needed.
+
+A new format is one new file with a measurer and one line here. The first line that recognises a file wins.
+
+Example:
+    >>> [one.name for one in FORMATS if one.tee == "oci"]
+    ['oci-layout', 'oci-archive']
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final, cast
+
+import msgspec
+
+from pipeline.measure.measured import Measured, MeasureOptions
+from provenance.claims import Tee
+from provenance.errors import UsageError
+from provenance.strict import NotReadable
+
+_HEAD_BYTES: Final = 4096
+
+Measurer = Callable[[Path, MeasureOptions], Measured]
+
+
+class UnknownFormat(UsageError):
+    """What a file is cannot be seen from its content, or it is not what the command was told.
+
+    Cure: check the path; `rvp measure --help` lists what can be measured.
+    """
+
+    code = "RVP-5000"
+
+
+class Head(msgspec.Struct, frozen=True, kw_only=True):
+    """What a format is recognised by: the path, and the first bytes of a file (none of a folder)."""
+
+    path: Path
+    start: bytes
+    size_bytes: int
+
+
+class Format(msgspec.Struct, frozen=True, kw_only=True):
+    """One format.
+
+    Attributes:
+        name: short and stable.
+        tee: whose claims it gives.
+        title: what it is, in words.
+        recognises: looks at a file; cheap, and never raises for a file that is something else.
+        measurer: `module:function`, loaded when it is called.
+    """
+
+    name: str
+    tee: Tee
+    title: str
+    recognises: Callable[[Head], bool]
+    measurer: str
+
+
+def _is_sdk_enclave(head: Head) -> bool:
+    if not head.start.startswith(b"\x7fELF"):
+        return False
+    from pipeline.measure.sgx.elf import BadElf, Elf, map_file
+    from pipeline.measure.sgx.sdk_metadata import NOTE_SECTION
+
+    try:
+        return Elf(map_file(head.path)).section(NOTE_SECTION) is not None
+    except BadElf:
+        return b"sgx_metadata\0" in map_file(head.path).obj  # type: ignore[operator]  # a mapping finds
+
+
+def _is_sgxs(head: Head) -> bool:
+    return head.start[:8] in {b"ECREATE\0", b"UNSIZED\0"}
+
+
+def _is_sigstruct(head: Head) -> bool:
+    from pipeline.measure.sgx.sigstruct import has_sigstruct_header
+
+    return has_sigstruct_header(head.start)
+
+
+def _is_layout_folder(head: Head) -> bool:
+    return head.path.is_dir() and (head.path / "oci-layout").is_file()
+
+
+def _is_tar(head: Head) -> bool:
+    return head.start[257:262] == b"ustar"
+
+
+FORMATS: Final[tuple[Format, ...]] = (
+    Format(
+        name="sgx-sdk",
+        tee="sgx",
+        title="Intel SGX enclave (SDK layout)",
+        recognises=_is_sdk_enclave,
+        measurer="pipeline.measure.sgx.sdk:measure_signed_elf",
+    ),
+    Format(
+        name="sgxs",
+        tee="sgx",
+        title="Intel SGX enclave (SGXS stream)",
+        recognises=_is_sgxs,
+        measurer="pipeline.measure.sgx.sgxs:measure_sgxs",
+    ),
+    Format(
+        name="sigstruct",
+        tee="sgx",
+        title="Intel SGX SIGSTRUCT",
+        recognises=_is_sigstruct,
+        measurer="pipeline.measure.sgx.sigstruct_file:measure_sigstruct",
+    ),
+    Format(
+        name="oci-layout",
+        tee="oci",
+        title="container image (OCI layout)",
+        recognises=_is_layout_folder,
+        measurer="pipeline.measure.oci:measure_image",
+    ),
+    Format(
+        name="oci-archive",
+        tee="oci",
+        title="container image (archive)",
+        recognises=_is_tar,
+        measurer="pipeline.measure.oci:measure_image",
+    ),
+)
+
+
+def detect(path: Path, *, tee: str | None = None) -> Format:
+    """Find out what a file is.
+
+    Args:
+        path: file or folder.
+        tee: only look at formats of this TEE.
+
+    Raises:
+        NotReadable: RVP-1010. UnknownFormat: RVP-5000.
+    """
+    known = sorted({one.tee for one in FORMATS})
+    if tee is not None and tee not in known:
+        near = difflib.get_close_matches(tee, known, n=1)
+        proposal = f', did you mean "{near[0]}"?' if near else ""
+        raise UnknownFormat(f'nothing here measures "{tee}"{proposal}', hint=f"known: {', '.join(known)}")
+    head = _head(path)
+    for one in FORMATS:
+        if (tee is None or one.tee == tee) and one.recognises(head):
+            return one
+    titles = "; ".join(one.title for one in FORMATS if tee is None or one.tee == tee)
+    what = (
+        f"{len(head.start)} bytes beginning {head.start[:8].hex()}"
+        if head.start
+        else "an empty file or folder"
+    )
+    raise UnknownFormat(f"the format is not known ({what})", place=str(path), hint=f"known: {titles}")
+
+
+def _head(path: Path) -> Head:
+    try:
+        if path.is_dir():
+            return Head(path=path, start=b"", size_bytes=0)
+        with path.open("rb") as stream:
+            start = stream.read(_HEAD_BYTES)
+            return Head(path=path, start=start, size_bytes=stream.seek(0, 2))
+    except OSError as error:
+        raise NotReadable(
+            f"cannot read the file: {error.strerror}", place=str(path), hint="check the path"
+        ) from error
+
+
+def measure_file(path: Path, *, tee: str | None = None, options: MeasureOptions | None = None) -> Measured:
+    """Measure a file or an image folder, whatever it is.
+
+    Raises:
+        UnknownFormat: RVP-5000, and what the measurer raises (RVP-50nn, RVP-51nn).
+    """
+    module, _, function = detect(path, tee=tee).measurer.partition(":")
+    measurer = cast("Measurer", getattr(importlib.import_module(module), function))
+    return measurer(path, options or MeasureOptions())

@@ -1,0 +1,82 @@
+"""What every measurer takes and gives, whatever it measures."""
+
+from __future__ import annotations
+
+import hashlib
+
+import msgspec
+
+from provenance.claims import Check, Measurement, Subject
+from provenance.errors import MeasurementMismatch
+from provenance.measurement_log import MeasurementLog
+
+
+class CheckFailed(MeasurementMismatch):
+    """A check of a measurement failed: the file contradicts itself, or its signature contradicts it.
+
+    The message names the check with what was expected and got. Cure: the file is damaged, was changed
+    after it was signed, or carries the signature of another one; build or fetch it again.
+    """
+
+    code = "RVP-5010"
+
+
+class MeasureOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """What a measurer may need beside the file.
+
+    Attributes:
+        name: what to call the subject; default: the file's name.
+        sigstruct: a SIGSTRUCT that is not inside the enclave file (for SGXS, for a detached signature).
+        sigstruct_name: where that came from, for messages.
+        with_log: also write the measurement log.
+    """
+
+    name: str = ""
+    sigstruct: bytes | None = None
+    sigstruct_name: str = ""
+    with_log: bool = True
+
+
+class Measured(msgspec.Struct, frozen=True, kw_only=True):
+    """Measurements, and the logs that fold to them."""
+
+    measurements: tuple[Measurement, ...]
+    logs: tuple[MeasurementLog, ...] = ()
+
+
+def subject_of(data: bytes | memoryview, name: str) -> Subject:
+    """Name a file by its digest."""
+    return Subject(name=name, digest={"sha256": hashlib.sha256(data).hexdigest()})
+
+
+def hex_check(check_id: str, *, expected: bytes, got: bytes, source: str, hint: str, code: str) -> Check:
+    """Compare two digests."""
+    if expected == got:
+        return Check(id=check_id, status="passed", expected=expected.hex(), got=got.hex(), source=source)
+    return Check(
+        id=check_id,
+        status="failed",
+        expected=expected.hex(),
+        got=got.hex(),
+        source=source,
+        hint=hint,
+        code=code,
+    )
+
+
+def require_passed(measurements: tuple[Measurement, ...]) -> None:
+    """Raise when a check of a measurement failed.
+
+    Raises:
+        CheckFailed: RVP-5010, for the first failed check; the message counts the others.
+    """
+    failed = [(one, check) for one in measurements for check in one.checks if check.status == "failed"]
+    if not failed:
+        return
+    measurement, check = failed[0]
+    more = f" ({len(failed) - 1} more failed)" if len(failed) > 1 else ""
+    raise CheckFailed(
+        f"check {check.id} failed: expected {check.expected}, got {check.got}{more}",
+        place=measurement.subject.name,
+        hint=check.hint,
+    )

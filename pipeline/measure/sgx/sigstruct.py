@@ -1,0 +1,311 @@
+"""SIGSTRUCT: the 1808 bytes with which an enclave's owner signs it.
+
+The signature covers 256 of them (`to_be_signed`): the header part and the body part. It is
+RSASSA-PKCS1-v1_5 with SHA-256, RSA-3072 and e = 3, so that equal keys, dates and fields give equal bytes;
+q1 and q2 are quotients that spare the CPU two divisions. All numbers are little-endian.
+
+MRSIGNER is the SHA-256 of the modulus as it is stored.
+
+Source: Intel SDM vol. 3D, "Enclave Signature Structure (SIGSTRUCT)"; EINIT.
+
+Example:
+    >>> fields = SigstructFields(mrenclave=bytes(32), isvprodid=7, date=(2026, 2, 4))
+    >>> tbs = to_be_signed(fields)
+    >>> len(tbs), tbs[20:24].hex()
+    (256, '04022620')
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from typing import TYPE_CHECKING, Final, Literal
+
+import msgspec
+
+from provenance.claims import Check, ClaimValue
+from provenance.errors import MeasurementMismatch, UsageError
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, RSAPublicKey
+
+SIGSTRUCT_SIZE: Final = 1808
+KEY_BYTES: Final = 384
+KEY_BITS: Final = 3072
+EXPONENT: Final = 3
+TBS_SIZE: Final = 256
+HEADER_1: Final = bytes.fromhex("06000000e100000000000100")  # bytes 12 to 15 are TYPE
+HEADER_2: Final = bytes.fromhex("01010000600000006000000001000000")
+_BODY: Final = (900, 1028)
+_MODULUS, _SIGNATURE, _Q1, _Q2 = 128, 516, 1040, 1424
+_DIGEST_INFO: Final = bytes.fromhex("3031300d060960864801650304020105000420")
+# ATTRIBUTES.FLAGS, Intel SDM vol. 3D
+DEBUG, MODE64BIT, PROVISIONKEY, EINITTOKENKEY, KSS, AEXNOTIFY = 0x2, 0x4, 0x10, 0x20, 0x80, 0x400
+
+
+class BadSigstruct(UsageError):
+    """A file is not a SIGSTRUCT: another size or header.
+
+    Cure: a SIGSTRUCT is exactly 1808 bytes, as `rvp sgx sign`, `sgxs-sign` or the metadata of a signed
+    enclave have it.
+    """
+
+    code = "RVP-5004"
+
+
+class SigstructMismatch(MeasurementMismatch):
+    """A SIGSTRUCT does not belong to this enclave: it signs another MRENCLAVE, or other fields.
+
+    Either the enclave was rebuilt differently than its owner signed it, or the configuration changed.
+    Cure: compare the two values; if the new ones are right, the owner signs again.
+    """
+
+    code = "RVP-5005"
+
+
+class BadEnclaveKey(UsageError):
+    """A key cannot sign enclaves: SGX needs RSA with 3072 bits and the public exponent 3.
+
+    Cure: `rvp sgx key new` makes one; so does `openssl genrsa -3 3072`.
+    """
+
+    code = "RVP-5006"
+
+
+class SigstructFields(msgspec.Struct, frozen=True, kw_only=True):
+    """What the owner of an enclave states when signing it.
+
+    Attributes:
+        date: year, month, day; written in BCD.
+        vendor: 0x8086 for Intel, 0 for others.
+        attributes: flags and xfrm; the bits under `attributes_mask` are required of the platform.
+    """
+
+    mrenclave: bytes
+    isvprodid: int = 0
+    isvsvn: int = 0
+    attributes: tuple[int, int] = (MODE64BIT, 3)
+    attributes_mask: tuple[int, int] = (0xFFFFFFFFFFFFFFFF, 0xFFFFFFFFFFFFFFFF)
+    miscselect: int = 0
+    miscselect_mask: int = 0xFFFFFFFF
+    isvextprodid: bytes = bytes(16)
+    isvfamilyid: bytes = bytes(16)
+    date: tuple[int, int, int] = (1970, 1, 1)
+    vendor: int = 0
+    swdefined: int = 0
+
+
+class Sigstruct:
+    """A SIGSTRUCT as it stands: its bytes, and its fields by name."""
+
+    def __init__(self, raw: bytes, *, name: str = "") -> None:
+        """Keep the bytes.
+
+        Raises:
+            BadSigstruct: RVP-5004 for another size.
+        """
+        if len(raw) != SIGSTRUCT_SIZE:
+            raise BadSigstruct(f"{len(raw)} bytes, a SIGSTRUCT has {SIGSTRUCT_SIZE}", place=name)
+        self.raw = raw
+
+    @property
+    def has_header(self) -> bool:
+        """Tell whether the two constant headers and the exponent are there."""
+        return (
+            self.raw[:12] == HEADER_1
+            and self.raw[24:40] == HEADER_2
+            and struct.unpack_from("<I", self.raw, 512)[0] == EXPONENT
+        )
+
+    @property
+    def is_empty(self) -> bool:
+        """Tell whether nobody has signed yet: all bytes are zero."""
+        return not any(self.raw)
+
+    @property
+    def mrsigner(self) -> bytes:
+        """The SHA-256 of the modulus."""
+        return hashlib.sha256(self.raw[_MODULUS : _MODULUS + KEY_BYTES]).digest()
+
+    @property
+    def mrenclave(self) -> bytes:
+        """ENCLAVEHASH: the MRENCLAVE that is signed."""
+        return self.raw[960:992]
+
+    @property
+    def to_be_signed(self) -> bytes:
+        """The 256 bytes under the signature."""
+        return self.raw[:128] + self.raw[_BODY[0] : _BODY[1]]
+
+    @property
+    def date(self) -> str:
+        """The date as its four BCD bytes say it (old tools wrote it as a plain number)."""
+        value = f"{struct.unpack_from('<I', self.raw, 20)[0]:08x}"
+        return f"{value[:4]}-{value[4:6]}-{value[6:]}"
+
+    def claims(self) -> dict[str, ClaimValue]:
+        """Give the claims of design section 5, MRENCLAVE left out."""
+        miscselect, miscselect_mask = struct.unpack_from("<II", self.raw, 900)
+        flags, xfrm, flags_mask, xfrm_mask = struct.unpack_from("<QQQQ", self.raw, 928)
+        isvprodid, isvsvn = struct.unpack_from("<HH", self.raw, 1024)
+        return {
+            "mrsigner": self.mrsigner.hex(),
+            "isvprodid": isvprodid,
+            "isvsvn": isvsvn,
+            "attributes": attributes_claim(flags, xfrm),
+            "attributes_mask": attributes_claim(flags_mask, xfrm_mask),
+            "miscselect": f"0x{miscselect:08x}",
+            "miscselect_mask": f"0x{miscselect_mask:08x}",
+            "isvextprodid": self.raw[1008:1024].hex(),
+            "isvfamilyid": self.raw[912:928].hex(),
+        }
+
+    def _number(self, at: int) -> int:
+        return int.from_bytes(self.raw[at : at + KEY_BYTES], "little")
+
+    def checks(self) -> tuple[Check, ...]:
+        """Check what EINIT checks: header, RSA signature, quotients."""
+        modulus, signature = self._number(_MODULUS), self._number(_SIGNATURE)
+        signed = (
+            modulus > 0
+            and signature < modulus
+            and pow(signature, EXPONENT, modulus) == _encoded(self.to_be_signed)
+        )
+        quotients = modulus > 0 and _quotients(signature, modulus) == (self._number(_Q1), self._number(_Q2))
+        return (
+            Check(
+                id="header",
+                status=_status(self.has_header),
+                expected="the constants of SIGSTRUCT, e = 3",
+                got="as expected" if self.has_header else self.raw[:40].hex(),
+                code="" if self.has_header else SigstructMismatch.code,
+            ),
+            Check(
+                id="signature",
+                status=_status(signed),
+                expected="RSA-3072, e = 3, PKCS #1 v1.5, SHA-256",
+                got="verified" if signed else "does not verify",
+                hint="" if signed else "SIGSTRUCT was changed after it was signed",
+                code="" if signed else SigstructMismatch.code,
+            ),
+            Check(
+                id="q1q2",
+                status=_status(quotients),
+                expected="the quotients of signature and modulus",
+                got="as expected" if quotients else "other numbers",
+                code="" if quotients else SigstructMismatch.code,
+            ),
+        )
+
+
+def _status(passed: bool) -> Literal["passed", "failed"]:  # noqa: FBT001  it is the only argument
+    return "passed" if passed else "failed"
+
+
+def attributes_claim(flags: int, xfrm: int) -> str:
+    """Write ATTRIBUTES as a claim: the two 64-bit numbers, flags first, each as a number (not byte order).
+
+    Example:
+        >>> attributes_claim(4, 3)
+        '0x00000000000000040000000000000003'
+    """
+    return f"0x{flags:016x}{xfrm:016x}"
+
+
+def has_sigstruct_header(data: bytes) -> bool:
+    """Tell whether bytes look like a SIGSTRUCT."""
+    return len(data) >= 40 and data[:12] == HEADER_1 and data[24:40] == HEADER_2
+
+
+def to_be_signed(fields: SigstructFields) -> bytes:
+    """Write the 256 bytes that the owner signs.
+
+    Raises:
+        BadSigstruct: RVP-5004 for a field that does not fit.
+    """
+    try:
+        year, month, day = fields.date
+        date = int(f"{year:04d}{month:02d}{day:02d}", 16)
+        head = (
+            HEADER_1
+            + bytes(4)
+            + struct.pack("<II", fields.vendor, date)
+            + HEADER_2
+            + struct.pack("<I", fields.swdefined)
+        ).ljust(128, b"\0")
+        body = struct.pack(
+            "<II4x16sQQQQ32s16x16sHH",
+            fields.miscselect,
+            fields.miscselect_mask,
+            fields.isvfamilyid,
+            *fields.attributes,
+            *fields.attributes_mask,
+            fields.mrenclave,
+            fields.isvextprodid,
+            fields.isvprodid,
+            fields.isvsvn,
+        )
+    except (struct.error, ValueError) as error:
+        raise BadSigstruct(f"a field does not fit: {error}") from error
+    return head + body
+
+
+def _encoded(tbs: bytes) -> int:
+    """Encode a digest for RSASSA-PKCS1-v1_5 (RFC 8017, section 9.2)."""
+    tail = b"\0" + _DIGEST_INFO + hashlib.sha256(tbs).digest()
+    return int.from_bytes(b"\0\1" + b"\xff" * (KEY_BYTES - 2 - len(tail)) + tail, "big")
+
+
+def _quotients(signature: int, modulus: int) -> tuple[int, int]:
+    q1, rest = divmod(signature * signature, modulus)
+    return q1, signature * rest // modulus
+
+
+def assemble(tbs: bytes, public_key: RSAPublicKey, signature: bytes) -> Sigstruct:
+    """Put a signature that was made elsewhere (a key in hardware, a key ceremony) into a SIGSTRUCT.
+
+    Args:
+        tbs: the 256 bytes that were signed.
+        public_key: RSA-3072 with e = 3.
+        signature: 384 bytes, big-endian, as `openssl dgst -sha256 -sign` writes it.
+
+    Raises:
+        BadSigstruct: RVP-5004 for other sizes. BadEnclaveKey: RVP-5006.
+        SigstructMismatch: RVP-5005 when the signature does not verify.
+    """
+    numbers = public_key.public_numbers()
+    if public_key.key_size != KEY_BITS or numbers.e != EXPONENT:
+        raise BadEnclaveKey(f"RSA with {public_key.key_size} bits and e = {numbers.e}")
+    if len(tbs) != TBS_SIZE or not has_sigstruct_header(tbs):
+        raise BadSigstruct(
+            f"{len(tbs)} bytes to be signed, expected the {TBS_SIZE} that `rvp sgx digest` writes"
+        )
+    if len(signature) != KEY_BYTES:
+        raise BadSigstruct(f"a signature of {len(signature)} bytes, expected {KEY_BYTES}")
+    value = int.from_bytes(signature, "big")
+    if value >= numbers.n or pow(value, EXPONENT, numbers.n) != _encoded(tbs):
+        raise SigstructMismatch("the signature does not verify with this key over these bytes")
+    q1, q2 = _quotients(value, numbers.n)
+    raw = (
+        tbs[:128]
+        + numbers.n.to_bytes(KEY_BYTES, "little")
+        + struct.pack("<I", EXPONENT)
+        + value.to_bytes(KEY_BYTES, "little")
+        + tbs[128:]
+        + bytes(12)
+        + q1.to_bytes(KEY_BYTES, "little")
+        + q2.to_bytes(KEY_BYTES, "little")
+    )
+    return Sigstruct(raw)
+
+
+def sign(tbs: bytes, key: RSAPrivateKey) -> Sigstruct:
+    """Sign with a key at hand; equal inputs give equal bytes.
+
+    Raises:
+        BadSigstruct: RVP-5004. BadEnclaveKey: RVP-5006.
+    """
+    from cryptography.hazmat.primitives import hashes
+    from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
+
+    return assemble(tbs, key.public_key(), key.sign(tbs, PKCS1v15(), hashes.SHA256()))

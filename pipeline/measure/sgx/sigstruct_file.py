@@ -1,0 +1,23 @@
+"""Measure a SIGSTRUCT file on its own: what its owner states, and whether the signature is right."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pipeline.measure.measured import Measured, MeasureOptions, subject_of
+from pipeline.measure.sgx.sdk import enclave_measurement, sigstruct_checks
+from pipeline.measure.sgx.sigstruct import SIGSTRUCT_SIZE, Sigstruct
+from provenance.strict import read_file
+
+
+def measure_sigstruct(path: Path, options: MeasureOptions) -> Measured:
+    """Read the values that a SIGSTRUCT signs; MRENCLAVE is stated by it, not computed.
+
+    Raises:
+        BadSigstruct: RVP-5004.
+    """
+    raw = read_file(path, limit_bytes=4 * SIGSTRUCT_SIZE)
+    signed = Sigstruct(raw, name=str(path))
+    subject = subject_of(raw, options.name or path.name)
+    checks = sigstruct_checks(signed, None)
+    return Measured(measurements=(enclave_measurement(subject, signed.mrenclave, signed, checks),))

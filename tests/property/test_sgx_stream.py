@@ -1,0 +1,96 @@
+"""The measured stream: batches equal the manual's words, SGXS round trips, logs fold, no flipped byte passes."""
+
+from __future__ import annotations
+
+import hashlib
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.measure.sgx.enclave_image import PAGE, EnclaveImage, Pages
+from pipeline.measure.sgx.hashing import hash_plainly, mrenclave
+from pipeline.measure.sgx.log import LogDoesNotFold, fold_log, write_log
+from pipeline.measure.sgx.sgxs import BadSgxs, read_sgxs, write_sgxs
+
+
+@st.composite
+def images(draw: st.DrawFn) -> EnclaveImage:
+    address, parts = 0, []
+    for index in range(draw(st.integers(1, 6))):
+        address += draw(st.integers(0, 3)) * PAGE
+        count = draw(st.sampled_from([1, 2, 3, 257, 300]))
+        flags = draw(st.sampled_from([0x201, 0x203, 0x205, 0x100]))
+        kind = draw(st.sampled_from(["bare", "filled", "whole"]))
+        content = b""
+        if kind != "bare":
+            seed = draw(st.binary(min_size=1, max_size=8))
+            length = PAGE * (count if kind == "whole" else 1)
+            content = hashlib.shake_128(seed).digest(length)
+        parts.append(Pages(address=address, count=count, flags=flags, content=content, label=f"part {index}"))
+        address += count * PAGE
+    return EnclaveImage(
+        size_bytes=1 << (address + PAGE).bit_length(),
+        ssa_frame_size=draw(st.integers(1, 4)),
+        parts=tuple(parts),
+    )
+
+
+def content_of(image: EnclaveImage) -> dict[str, bytes]:
+    log = write_log(image, bytes(32))
+    found = {}
+    for event, part in zip(log.events[1:], image.parts, strict=True):
+        data = bytes(part.content) * (part.count if len(part.content) == PAGE else 1)
+        found[event.label] = data
+    return found
+
+
+@settings(max_examples=40, deadline=None)
+@given(images())
+def test_batches_hash_to_what_the_manual_says(image: EnclaveImage) -> None:
+    assert mrenclave(image) == hash_plainly(image)
+
+
+@settings(max_examples=25, deadline=None)
+@given(images())
+def test_sgxs_round_trips(image: EnclaveImage) -> None:
+    stream = write_sgxs(image)
+    assert hashlib.sha256(stream).digest() == mrenclave(image)
+    assert mrenclave(read_sgxs(memoryview(stream))) == mrenclave(image)
+
+
+@settings(max_examples=25, deadline=None)
+@given(images())
+def test_a_log_folds_to_its_mrenclave(image: EnclaveImage) -> None:
+    contents = content_of(image)
+    log = write_log(image, mrenclave(image))
+    assert fold_log(log, lambda event: contents[event.label]) == mrenclave(image)
+
+
+@settings(max_examples=25, deadline=None)
+@given(images(), st.data())
+def test_a_log_does_not_fold_over_other_content(image: EnclaveImage, data: st.DataObject) -> None:
+    contents = {label: bytearray(content) for label, content in content_of(image).items()}
+    label = data.draw(st.sampled_from(sorted(contents)))
+    contents[label].extend(b"" if contents[label] else b"x")
+    at = data.draw(st.integers(0, len(contents[label]) - 1))
+    contents[label][at] ^= 1
+    log = write_log(image, mrenclave(image))
+    measured = {event.label for event in log.events if event.content}
+    if label in measured:
+        with pytest.raises(LogDoesNotFold):
+            fold_log(log, lambda event: bytes(contents[event.label]))
+
+
+@settings(max_examples=40, deadline=None)
+@given(images(), st.data())
+def test_a_flipped_bit_of_a_stream_never_gives_the_same_value(
+    image: EnclaveImage, data: st.DataObject
+) -> None:
+    stream = bytearray(write_sgxs(image))
+    at = data.draw(st.integers(0, len(stream) - 1))
+    stream[at] ^= 1 << data.draw(st.integers(0, 7))
+    try:
+        assert mrenclave(read_sgxs(memoryview(stream))) != mrenclave(image)
+    except BadSgxs:
+        return
