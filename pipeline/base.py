@@ -1,61 +1,167 @@
-"""A base: the root filesystem that steps run in, and what the lock pins of it.
+"""Bases: root filesystems for steps, pinned by content. Debian packages, a container image, or a tar.
 
-A base is unpacked from Debian packages, or is a container image by digest, or a tar by its SHA-256.
-The lock has no host name: a package is found by its digest, wherever it lies.
+`lock_base` pins what the spec asks for; `build_rootfs` makes a root filesystem of what is pinned. The digest
+of the root filesystem is a pure function of the lock.
+
+Example of the spec, one of:
+    debian = { suites = ["bookworm"], packages = ["gcc", "libc6-dev", "make"] }
+    image = "debian:12"
+    tar = "base.tar.xz", sha256 = "…"
 """
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
 import msgspec
 
+from pipeline.debian.locked import LockedArchive, LockedPackage
+from pipeline.debian.mirror import Mirrors, mirrors_from
+from pipeline.sandbox import Rootfs
+from pipeline.store import Store
+from pipeline.tree import Tree
+from provenance.canonical import canonical_json
+from provenance.errors import InternalError, SpecError
+from provenance.events import Observer
 
-class _Locked(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
-    pass
+if TYPE_CHECKING:
+    from pipeline.spec import Base, DebianBase
+
+_RECORD = "rootfs"
 
 
-class LockedArchive(_Locked, frozen=True, kw_only=True):
-    """The signed Release that listed packages.
+class BaseNotOneKind(SpecError):
+    """A base is exactly one of Debian packages, a container image, and a tar.
 
-    Attributes:
-        name: the archive's name in the spec; empty for Debian itself.
-        suite: as the spec writes it.
-        components: of the suite that were used.
-        release: SHA-256 of the signed Release, hex.
-        signed_by: fingerprints of the certificates that signed it.
+    Cure: keep one of `debian`, `image` and `tar`.
     """
 
-    name: str = ""
-    suite: str
-    components: tuple[str, ...]
-    release: str
-    signed_by: tuple[str, ...] = ()
+    code = "RVP-1440"
 
 
-class LockedPackage(_Locked, frozen=True, kw_only=True):
-    """One package: sha256 in hex, size in bytes; `archive` and `suite` say which Release listed it."""
-
-    name: str
-    version: str
-    architecture: str
-    archive: str = ""
-    suite: str
-    size: int
-    sha256: str
-
-
-class LockedBase(_Locked, frozen=True, kw_only=True):
+class LockedBase(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
     """What the lock pins of a base; the fields of one of its three kinds are filled.
 
     Attributes:
         architecture: of a base of packages.
-        archives: the signed Releases.
-        packages: sorted by name and architecture.
+        table: the version of the table that stands in for maintainer scripts.
         image: of a container image: `name@sha256:…`, without a registry's host name.
         tar: of a tar: its SHA-256, hex.
+        archives: the signed Releases.
+        packages: sorted by name and architecture.
+        tools: packages for the variations, not in the root filesystem.
     """
 
     architecture: str = ""
+    table: int = 0
     image: str = ""
     tar: str = ""
     archives: tuple[LockedArchive, ...] = ()
     packages: tuple[LockedPackage, ...] = ()
+    tools: tuple[LockedPackage, ...] = ()
+
+
+def lock_base(
+    name: str,
+    base: Base,
+    *,
+    folder: Path,
+    store: Store,
+    observer: Observer,
+    previous: LockedBase | None = None,
+    mirrors: Mirrors | None = None,
+    now: int | None = None,
+) -> LockedBase:
+    """Pin a base.
+
+    Args:
+        name: the base's name in the spec, for errors.
+        base: what the spec asks for.
+        folder: the folder of the spec.
+        store: keeps what was fetched on the way.
+        observer: hears of the progress.
+        previous: what the lock had before; a Release older than its own is refused.
+        mirrors: where to fetch; None: the environment and apt's configuration say it.
+        now: the time to judge `Valid-Until` at, Unix seconds.
+
+    Raises:
+        RvpError: RVP-14xx, each kind as its own class.
+    """
+    if [base.debian is None, base.image is None, base.tar is None].count(False) != 1:
+        raise BaseNotOneKind(f'the base "{name}" must have one of debian, image and tar')
+    if base.debian is not None:
+        return _lock_debian(
+            base.debian, folder, store, observer, previous, mirrors or mirrors_from(os.environ), now
+        )
+    raise BaseNotOneKind(f'the base "{name}" names neither packages nor an image nor a tar')
+
+
+def _lock_debian(
+    wanted: DebianBase,
+    folder: Path,
+    store: Store,
+    observer: Observer,
+    previous: LockedBase | None,
+    mirrors: Mirrors,
+    now: int | None,
+) -> LockedBase:
+    from pipeline.debian.packages import lock_packages
+    from pipeline.debian.table import TABLE_VERSION
+
+    found = lock_packages(
+        wanted,
+        folder=folder,
+        store=store,
+        observer=observer,
+        mirrors=mirrors,
+        previous=previous.archives if previous else (),
+        now=now,
+    )
+    return LockedBase(
+        architecture=wanted.architecture,
+        table=TABLE_VERSION,
+        archives=found.archives,
+        packages=found.packages,
+        tools=found.tools,
+    )
+
+
+def build_rootfs(
+    locked: LockedBase,
+    *,
+    folder: Path,
+    store: Store,
+    observer: Observer,
+    mirrors: Mirrors | None = None,
+) -> Rootfs:
+    """Make the root filesystem of a pinned base, or find it in the store.
+
+    Raises:
+        RvpError: RVP-14xx, each kind as its own class.
+
+    Cost: nothing but a look-up when the store has it.
+    """
+    del folder
+    if not locked.packages:
+        raise InternalError("a pinned base without any content")
+    return _build_debian(locked, store, observer, mirrors or mirrors_from(os.environ))
+
+
+def _build_debian(locked: LockedBase, store: Store, observer: Observer, mirrors: Mirrors) -> Rootfs:
+    from pipeline.debian.packages import build_tar, fetch_packages, rootfs_key
+
+    key = rootfs_key(locked.packages, locked.table)
+    kept = store.recorded(_RECORD, key)
+    if kept is None or not store.has(_digest_of(kept)):
+        fetch_packages(locked.packages, locked.archives, store=store, observer=observer, mirrors=mirrors)
+        digest, size_bytes = build_tar(locked.packages, table=locked.table, store=store, observer=observer)
+        record = canonical_json({"tar": digest.hex(), "size_bytes": size_bytes})
+        kept = store.record(_RECORD, key, record)
+    digest = _digest_of(kept)
+    return Rootfs(digest=digest, tar=digest, variation_tools=Tree())
+
+
+def _digest_of(record: bytes) -> bytes:
+    return bytes.fromhex(msgspec.json.decode(record)["tar"])
