@@ -105,7 +105,7 @@ class Deb:
             case ".gz":
                 reader = gzip.GzipFile(fileobj=part)
             case ".xz" | ".lzma":
-                reader = lzma.LZMAFile(part)
+                reader = lzma.LZMAFile(part)  # noqa: SIM115  closed by the with below
             case ".bz2":
                 reader = bz2.BZ2File(part)
             case ".zst":
