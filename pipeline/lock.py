@@ -107,6 +107,8 @@ class LockedSource(_Locked, frozen=True, kw_only=True):
 
     Attributes:
         commit: of a git revision: the commit's object id.
+        ref: of a git revision: the branch or tag in full.
+        commit_time: of a git revision: the committer's time that the commit holds, Unix seconds.
         git_tree: of a git revision: the object id of its tree.
         version: of a Debian source package.
         files: of a URL or a Debian source package: what is downloaded.
@@ -114,6 +116,8 @@ class LockedSource(_Locked, frozen=True, kw_only=True):
     """
 
     commit: str = ""
+    ref: str = ""
+    commit_time: int = 0
     git_tree: str = ""
     version: str = ""
     tree: str

@@ -395,12 +395,20 @@ def read_spec(path: Path) -> Spec:
     Raises:
         SpecError: RVP-11nn, with file and line.
     """
+    return parse_spec(read_spec_bytes(path), name=str(path))
+
+
+def read_spec_bytes(path: Path) -> bytes:
+    """Read the bytes of a spec.
+
+    Raises:
+        SpecNotReadable: RVP-1101.
+    """
     try:
-        data = strict.read_file(path, limit_bytes=LIMIT_BYTES)
+        return strict.read_file(path, limit_bytes=LIMIT_BYTES)
     except strict.NotReadable as error:
         hint = "`rvp init` writes a spec; `-C DIR` works in another folder"
         raise SpecNotReadable(error.message, hint=hint, place=error.place) from error
-    return parse_spec(data, name=str(path))
 
 
 def json_schema() -> dict[str, Any]:

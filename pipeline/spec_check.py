@@ -221,6 +221,9 @@ class _Checker:
                 self.path_inside(f"{path}.path", source.path)
             if (source.git is None) != (source.rev is None):
                 raise self.fail(BadValue, path, "git and rev belong together", 'rev = "v1.0" or a commit')
+            if source.git is not None and not re.match(r"(https|ssh|file)://", source.git):
+                message = f'"{source.git}" is not an https://, ssh:// or file:// address'
+                raise self.fail(BadValue, f"{path}.git", message)
             if source.url is not None and not re.match(r"(https|file)://", source.url):
                 raise self.fail(BadValue, f"{path}.url", f'"{source.url}" is not an https:// or file:// URL')
             if source.sha256 is not None:
