@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
@@ -23,13 +23,15 @@ from pipeline.sandbox import Rootfs
 from pipeline.store import Store
 from pipeline.tree import Tree
 from provenance.canonical import canonical_json
+from provenance.digest import sha256
 from provenance.errors import InternalError, SpecError
 from provenance.events import Observer
 
 if TYPE_CHECKING:
     from pipeline.spec import Base, DebianBase
 
-_RECORD = "rootfs"
+_RECORD: Final = "rootfs"
+_TOOLS_RECORD: Final = "variation-tools"
 
 
 class BaseNotOneKind(SpecError):
@@ -150,17 +152,47 @@ def build_rootfs(
 
 
 def _build_debian(locked: LockedBase, store: Store, observer: Observer, mirrors: Mirrors) -> Rootfs:
-    from pipeline.debian.packages import build_tar, fetch_packages, rootfs_key
+    from pipeline.debian.packages import build_tar, rootfs_key
 
     key = rootfs_key(locked.packages, locked.table)
     kept = store.recorded(_RECORD, key)
     if kept is None or not store.has(_digest_of(kept)):
-        fetch_packages(locked.packages, locked.archives, store=store, observer=observer, mirrors=mirrors)
+        _fetch(locked, locked.packages, store, observer, mirrors)
         digest, size_bytes = build_tar(locked.packages, table=locked.table, store=store, observer=observer)
         record = canonical_json({"tar": digest.hex(), "size_bytes": size_bytes})
         kept = store.record(_RECORD, key, record)
     digest = _digest_of(kept)
-    return Rootfs(digest=digest, tar=digest, variation_tools=Tree())
+    return Rootfs(digest=digest, tar=digest, variation_tools=_tools(locked, store, observer, mirrors))
+
+
+def _tools(locked: LockedBase, store: Store, observer: Observer, mirrors: Mirrors) -> Tree:
+    """Find the tree of the variation tools in the store, or make it."""
+    from pipeline.debian.tools import LOCALES, read_tools
+
+    if not locked.tools:
+        return Tree()
+    key = sha256(canonical_json([*LOCALES, *(one.sha256 for one in locked.tools)]))
+    kept = store.recorded(_TOOLS_RECORD, key)
+    if kept is not None:
+        tree = msgspec.json.decode(kept, type=Tree)
+        if all(store.has(bytes.fromhex(entry.sha256)) for entry in tree.entries):
+            return tree
+    _fetch(locked, locked.tools, store, observer, mirrors)
+    tree = read_tools(locked.tools, store)
+    store.record(_TOOLS_RECORD, key, tree.to_json())
+    return tree
+
+
+def _fetch(
+    locked: LockedBase,
+    packages: tuple[LockedPackage, ...],
+    store: Store,
+    observer: Observer,
+    mirrors: Mirrors,
+) -> None:
+    from pipeline.debian.packages import fetch_packages
+
+    fetch_packages(packages, locked.archives, store=store, observer=observer, mirrors=mirrors)
 
 
 def _digest_of(record: bytes) -> bytes:

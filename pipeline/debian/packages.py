@@ -25,6 +25,7 @@ from pipeline.debian.release import (
     read_keyring,
     verify_release,
 )
+from pipeline.debian.tools import TOOLS
 from pipeline.spec import DebianArchive, DebianBase
 from pipeline.store import Store
 from provenance.canonical import canonical_json
@@ -33,7 +34,6 @@ from provenance.errors import SignatureFailure, SpecError
 from provenance.events import Note, Observer, Phase, Transfer
 
 DEBIAN_ORIGIN: Final = "Debian"
-TOOLS: Final = ("libfaketime", "libc-l10n", "locales")
 _DOWNLOADS: Final = 4
 _MAX_RELEASE_BYTES: Final = 16 << 20
 
@@ -107,7 +107,7 @@ def lock_packages(
     started = time.monotonic()
     observer(Phase(what="resolving packages"))
     chosen = _resolve(suites, packages, wanted.packages, wanted.architecture, mirrors)
-    tools = _tools(suites, packages, chosen, wanted.architecture, mirrors, observer)
+    tools = _tools(packages, observer)
     observer(Phase(what="resolving packages", done=True, duration_s=time.monotonic() - started))
     return ResolvedPackages(
         archives=tuple(releases),
@@ -378,25 +378,16 @@ def _resolve(
     return resolve.resolve(packages, names, architecture=architecture)
 
 
-def _tools(
-    suites: Sequence[apt.SuiteFiles],
-    packages: Sequence[indexes.Package],
-    chosen: Sequence[indexes.Package],
-    architecture: str,
-    mirrors: mirror.Mirrors,
-    observer: Observer,
-) -> tuple[indexes.Package, ...]:
+def _tools(packages: Sequence[indexes.Package], observer: Observer) -> tuple[indexes.Package, ...]:
     """Pin what the variations of time and locale need, beside the root filesystem."""
-    del suites, architecture, mirrors
-    have = {one.name for one in chosen}
     found = []
     for name in TOOLS:
         newest = resolve.newest(packages, name)
         if newest is None:
             observer(Note(text=f'no suite has "{name}": its variation will not be exercised'))
-        elif name not in have or name != "libc-l10n":
+        else:
             found.append(newest)
-    return tuple(sorted(found, key=lambda one: one.name))
+    return tuple(found)
 
 
 def _pinned(package: indexes.Package) -> LockedPackage:

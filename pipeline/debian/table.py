@@ -56,6 +56,7 @@ ALTERNATIVES: Final[tuple[tuple[str, str, str, int], ...]] = (
     ("/usr/bin/lzegrep", "lzegrep", "/usr/bin/xzegrep", 20),
     ("/usr/bin/lzfgrep", "lzfgrep", "/usr/bin/xzfgrep", 20),
     ("/usr/bin/w", "w", "/usr/bin/w.procps", 50),
+    ("/usr/sbin/rmt", "rmt", "/usr/sbin/rmt-tar", 50),
     ("/usr/bin/rename", "rename", "/usr/bin/file-rename", 70),
     ("/usr/bin/nc", "nc", "/usr/bin/nc.openbsd", 50),
     ("/usr/bin/nc", "nc", "/usr/bin/nc.traditional", 10),
