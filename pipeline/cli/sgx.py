@@ -1,0 +1,212 @@
+"""`rvp sgx`: lay out an enclave, sign it, take it apart."""
+
+from __future__ import annotations
+
+import datetime as dt
+import os
+from pathlib import Path
+
+import click
+
+from pipeline.measure.sgx.elf import Elf, map_file
+from pipeline.measure.sgx.enclave_config import EnclaveConfig, read_config
+from pipeline.measure.sgx.hashing import mrenclave, write_stream
+from pipeline.measure.sgx.pack import measure_packed, pack_enclave
+from pipeline.measure.sgx.sdk_layout import laid_out
+from pipeline.measure.sgx.sdk_metadata import metadata_block, read_metadata
+from pipeline.measure.sgx.sigstruct import Sigstruct, SigstructFields, to_be_signed
+from pipeline.measure.sgx.sigstruct import assemble as assemble_sigstruct
+from pipeline.measure.sgx.sigstruct import sign as sign_sigstruct
+from provenance.strict import read_file
+from verifier.cli.terminal import Settings, write_file
+
+_FILE = click.Path(path_type=Path)
+_SMALL = 1 << 20
+_CONFIG = click.option(
+    "--config",
+    "config_file",
+    metavar="FILE",
+    type=_FILE,
+    required=True,
+    help="The enclave's configuration: TOML (rvp/enclave/v1) or the SDK's XML.",
+)
+_OUT = click.option("-o", "--output", metavar="FILE", type=_FILE, required=True, help="What to write.")
+_DATE = click.option(
+    "--date",
+    metavar="YYYY-MM-DD",
+    help="The date in the SIGSTRUCT; default: SOURCE_DATE_EPOCH.",
+)
+
+
+@click.group()
+def sgx() -> None:
+    r"""Pack, sign and take apart SGX enclaves.
+
+    \b
+    The way of an enclave:
+      linker -> rvp sgx sign (its owner, once) -> keyservice.sig (published)
+             -> rvp sgx pack --sigstruct keyservice.sig (every rebuilder, identical bytes)
+    """
+
+
+@sgx.command(
+    epilog="\b\nExample:\n"
+    "  rvp sgx pack enclave.so --config enclave.toml --sigstruct owner.sig -o enclave.signed.so"
+)
+@click.argument("elf", type=_FILE)
+@_CONFIG
+@click.option("--sigstruct", metavar="FILE", type=_FILE, help="The owner's SIGSTRUCT to graft.")
+@_OUT
+@click.pass_obj
+def pack(settings: Settings, elf: Path, config_file: Path, sigstruct: Path | None, output: Path) -> None:
+    """Lay out an enclave, and graft its owner's SIGSTRUCT."""
+    config = _config(config_file)
+    signature = None if sigstruct is None else read_file(sigstruct, limit_bytes=_SMALL)
+    data = pack_enclave(elf, config, signature)
+    write_file(output, data)
+    state = "not signed" if signature is None else "signed"
+    settings.say(f"{output}: mrenclave {measure_packed(data).hex()}, {state}")
+
+
+@sgx.command(
+    epilog="\b\nExample:\n"
+    "  rvp sgx sign enclave.so --config enclave.toml --key owner.pem --date 2026-02-04 -o owner.sig"
+)
+@click.argument("elf", type=_FILE)
+@_CONFIG
+@click.option("--key", metavar="FILE", type=_FILE, required=True, help="The owner's private key (PEM).")
+@_DATE
+@_OUT
+@click.pass_obj
+def sign(settings: Settings, elf: Path, config_file: Path, key: Path, date: str | None, output: Path) -> None:
+    """Sign an enclave: write a SIGSTRUCT. Equal inputs give equal bytes."""
+    from pipeline.measure.sgx.owner_key import read_private_key
+
+    fields = _fields(elf, _config(config_file), date)
+    signed = sign_sigstruct(
+        to_be_signed(fields), read_private_key(read_file(key, limit_bytes=_SMALL), name=str(key))
+    )
+    write_file(output, signed.raw)
+    settings.say(f"{output}: mrenclave {signed.mrenclave.hex()}\n  mrsigner  {signed.mrsigner.hex()}")
+
+
+@sgx.command(
+    epilog="\b\nExample:\n  rvp sgx digest enclave.so --config enclave.toml --date 2026-02-04 -o owner.tbs\n"
+    "  openssl dgst -sha256 -sign owner.pem -out owner.rsa owner.tbs\n"
+    "  rvp sgx assemble owner.tbs --signature owner.rsa --public-key owner.pub -o owner.sig"
+)
+@click.argument("elf", type=_FILE)
+@_CONFIG
+@_DATE
+@_OUT
+@click.pass_obj
+def digest(settings: Settings, elf: Path, config_file: Path, date: str | None, output: Path) -> None:
+    """Write the 256 bytes to be signed elsewhere (in hardware, in a ceremony), and say what they state."""
+    import hashlib
+
+    fields = _fields(elf, _config(config_file), date)
+    tbs = to_be_signed(fields)
+    write_file(output, tbs)
+    year, month, day = fields.date
+    rows = {
+        "mrenclave": fields.mrenclave.hex(),
+        "isvprodid": str(fields.isvprodid),
+        "isvsvn": str(fields.isvsvn),
+        "attributes": f"{fields.attributes[0]:#x}, {fields.attributes[1]:#x}",
+        "mask": f"{fields.attributes_mask[0]:#x}, {fields.attributes_mask[1]:#x}",
+        "date": f"{year:04d}-{month:02d}-{day:02d}",
+        "sha256 to sign": hashlib.sha256(tbs).hexdigest(),
+    }
+    settings.out("\n".join(f"{name:<14}  {value}" for name, value in rows.items()))
+
+
+@sgx.command()
+@click.argument("tbs", type=_FILE)
+@click.option(
+    "--signature", metavar="FILE", type=_FILE, required=True, help="The RSA signature, 384 bytes, big-endian."
+)
+@click.option("--public-key", metavar="FILE", type=_FILE, required=True, help="The owner's public key (PEM).")
+@_OUT
+@click.pass_obj
+def assemble(settings: Settings, tbs: Path, signature: Path, public_key: Path, output: Path) -> None:
+    """Put a signature that was made elsewhere into a SIGSTRUCT."""
+    from pipeline.measure.sgx.owner_key import read_public_key
+
+    signed = assemble_sigstruct(
+        read_file(tbs, limit_bytes=_SMALL),
+        read_public_key(read_file(public_key, limit_bytes=_SMALL), name=str(public_key)),
+        read_file(signature, limit_bytes=_SMALL),
+    )
+    write_file(output, signed.raw)
+    settings.say(f"{output}: mrenclave {signed.mrenclave.hex()}\n  mrsigner  {signed.mrsigner.hex()}")
+
+
+@sgx.command("to-sgxs", epilog="\b\nExample:\n  rvp sgx to-sgxs enclave.signed.so -o enclave.sgxs")
+@click.argument("elf", type=_FILE)
+@click.option("--sigstruct", metavar="FILE", type=_FILE, help="Also write the SIGSTRUCT to this file.")
+@_OUT
+@click.pass_obj
+def to_sgxs(settings: Settings, elf: Path, sigstruct: Path | None, output: Path) -> None:
+    """Write an enclave as an SGXS stream: the very bytes that MRENCLAVE is the SHA-256 of."""
+    image = Elf(map_file(elf), name=str(elf))
+    record = read_metadata(image)[0]
+    temporary = output.with_name(f".{output.name}.{os.getpid()}.tmp")
+    try:
+        with laid_out(image, record) as enclave, temporary.open("xb") as stream:
+            write_stream(enclave, stream.write)
+        temporary.replace(output)
+    finally:
+        temporary.unlink(missing_ok=True)
+    if sigstruct is not None and not Sigstruct(record.sigstruct).is_empty:
+        write_file(sigstruct, record.sigstruct)
+    settings.say(f"{output}: {output.stat().st_size} bytes")
+
+
+@sgx.group()
+def key() -> None:
+    """Make the key of an enclave's owner."""
+
+
+@key.command(epilog="\b\nExample:\n  rvp sgx key new owner.pem")
+@click.argument("output", type=_FILE)
+@click.pass_obj
+def new(settings: Settings, output: Path) -> None:
+    """Make an RSA-3072 key with e = 3: OUTPUT (readable by you alone) and OUTPUT with .pub."""
+    from pipeline.measure.sgx.owner_key import new_key, public_pem, read_private_key
+
+    if output.exists():
+        raise click.UsageError(f"{output} exists; a key is never overwritten")
+    pem = new_key()
+    write_file(output, pem, mode=0o600)
+    public = output.with_suffix(".pub")
+    write_file(public, public_pem(read_private_key(pem).public_key()))
+    settings.say(f"{output}: keep it secret\n{public}: publish it")
+
+
+def _config(path: Path) -> EnclaveConfig:
+    return read_config(read_file(path, limit_bytes=_SMALL), name=str(path))
+
+
+def _fields(path: Path, config: EnclaveConfig, date: str | None) -> SigstructFields:
+    elf = Elf(map_file(path), name=str(path))
+    block = metadata_block(elf)
+    if block is not None and any(elf.data[block[0] : block[0] + block[1]]):
+        with laid_out(elf, read_metadata(elf)[0]) as image:
+            value = mrenclave(image)
+    else:
+        value = measure_packed(pack_enclave(path, config))
+    return config.fields(value, date=_date(date))
+
+
+def _date(text: str | None) -> tuple[int, int, int]:
+    epoch = os.environ.get("SOURCE_DATE_EPOCH")
+    try:
+        if text is not None:
+            day = dt.date.fromisoformat(text)
+        elif epoch is not None:
+            day = dt.datetime.fromtimestamp(int(epoch), dt.UTC).date()
+        else:
+            raise click.UsageError("a SIGSTRUCT has a date: give --date or SOURCE_DATE_EPOCH")
+    except (ValueError, OverflowError, OSError) as error:
+        raise click.UsageError(f"not a date: {error}") from error
+    return day.year, day.month, day.day

@@ -1,0 +1,117 @@
+"""What the owner of an enclave types, and what every rebuilder types after."""
+
+from __future__ import annotations
+
+import shutil
+import stat
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from pipeline.measure import measure_file
+from rvp import cli
+from tests.fakes.enclave_elf import enclave_elf
+from verifier.cli.terminal import run
+
+
+@pytest.fixture
+def room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("SOURCE_DATE_EPOCH", raising=False)
+    (tmp_path / "enclave.so").write_bytes(enclave_elf())
+    (tmp_path / "enclave.toml").write_text('schema = "rvp/enclave/v1"\nisvprodid = 4\nheap = "64KiB"\n')
+    return tmp_path
+
+
+SIGN = ["sgx", "sign", "enclave.so", "--config", "enclave.toml", "--key", "owner.pem", "-o", "owner.sig"]
+PACK = ["sgx", "pack", "enclave.so", "--config", "enclave.toml", "--sigstruct", "owner.sig", "-o"]
+
+
+def test_key_sign_pack_measure(room: Path) -> None:
+    assert run(cli, ["sgx", "key", "new", "owner.pem"]) == 0
+    assert stat.S_IMODE((room / "owner.pem").stat().st_mode) == 0o600
+    assert run(cli, [*SIGN, "--date", "2026-02-04"]) == 0
+    assert run(cli, [*PACK, "a.so"]) == 0
+    assert run(cli, [*PACK, "b.so"]) == 0
+    assert (room / "a.so").read_bytes() == (room / "b.so").read_bytes()
+    assert run(cli, ["measure", "a.so"]) == 0
+    first = (room / "owner.sig").read_bytes()
+    assert run(cli, [*SIGN, "--date", "2026-02-04"]) == 0
+    assert (room / "owner.sig").read_bytes() == first
+
+
+def test_a_date_is_asked_for_or_taken_from_the_environment(
+    room: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    run(cli, ["sgx", "key", "new", "owner.pem"])
+    assert run(cli, SIGN) == 2
+    assert "SOURCE_DATE_EPOCH" in capfd.readouterr().err
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "1700000000")
+    assert run(cli, SIGN) == 0
+    assert (room / "owner.sig").read_bytes()[20:24].hex() == "14112320"
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="needs openssl")
+def test_openssl_signs_elsewhere_and_gives_the_same_bytes(
+    room: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    run(cli, ["sgx", "key", "new", "owner.pem"])
+    run(cli, [*SIGN, "--date", "2026-02-04"])
+    common = ["enclave.so", "--config", "enclave.toml", "--date", "2026-02-04", "-o", "owner.tbs"]
+    capfd.readouterr()
+    assert run(cli, ["sgx", "digest", *common]) == 0
+    assert "mrenclave" in capfd.readouterr().out
+    assert len((room / "owner.tbs").read_bytes()) == 256
+    subprocess.run(
+        ["openssl", "dgst", "-sha256", "-sign", "owner.pem", "-out", "owner.rsa", "owner.tbs"], check=True
+    )
+    assemble = ["sgx", "assemble", "owner.tbs", "--signature", "owner.rsa", "--public-key", "owner.pub"]
+    assert run(cli, [*assemble, "-o", "other.sig"]) == 0
+    assert (room / "other.sig").read_bytes() == (room / "owner.sig").read_bytes()
+
+
+def test_a_signature_of_another_key_is_not_assembled(room: Path) -> None:
+    for name in ("owner", "eve"):
+        run(cli, ["sgx", "key", "new", f"{name}.pem"])
+    run(cli, ["sgx", "digest", "enclave.so", "--config", "enclave.toml", "--date", "2026-02-04", "-o", "t"])
+    (room / "rsa").write_bytes(bytes(384))
+    assert (
+        run(cli, ["sgx", "assemble", "t", "--signature", "rsa", "--public-key", "eve.pub", "-o", "x"]) == 12
+    )
+    assert not (room / "x").exists()
+
+
+def test_a_key_is_never_overwritten(room: Path) -> None:
+    assert run(cli, ["sgx", "key", "new", "owner.pem"]) == 0
+    before = (room / "owner.pem").read_bytes()
+    assert run(cli, ["sgx", "key", "new", "owner.pem"]) == 2
+    assert (room / "owner.pem").read_bytes() == before
+
+
+def test_the_signature_of_another_enclave_is_exit_12_and_writes_nothing(room: Path) -> None:
+    run(cli, ["sgx", "key", "new", "owner.pem"])
+    run(cli, [*SIGN, "--date", "2026-02-04"])
+    (room / "enclave.so").write_bytes(enclave_elf(seed=b"eve!"))
+    assert run(cli, [*PACK, "a.so"]) == 12
+    assert not (room / "a.so").exists()
+
+
+def test_sgxs_measures_to_the_same_value(room: Path) -> None:
+    run(cli, ["sgx", "pack", "enclave.so", "--config", "enclave.toml", "-o", "a.so"])
+    assert run(cli, ["sgx", "to-sgxs", "a.so", "-o", "a.sgxs"]) == 0
+    one, other = (
+        measure_file(room / name).measurements[0].claims["mrenclave"] for name in ("a.so", "a.sgxs")
+    )
+    assert one == other
+
+
+def test_a_key_that_sgx_cannot_use_is_refused(room: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    from cryptography.hazmat.primitives import serialization as s
+    from cryptography.hazmat.primitives.asymmetric import rsa
+
+    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    pem = key.private_bytes(s.Encoding.PEM, s.PrivateFormat.PKCS8, s.NoEncryption())
+    (room / "owner.pem").write_bytes(pem)
+    assert run(cli, [*SIGN, "--date", "2026-02-04"]) == 2
+    assert "e = 65537" in capfd.readouterr().err
