@@ -15,7 +15,7 @@ Example:
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import msgspec
 
@@ -319,3 +319,12 @@ def locked_names(lock: Lock) -> tuple[str, ...]:
     """Name the parts that a lock holds."""
     tables = (("base", lock.base), ("source", lock.source), ("fetch", lock.fetch))
     return tuple(f"{kind}.{name}" for kind, table in tables for name in table)
+
+
+def json_schema() -> dict[str, Any]:
+    """Return the JSON Schema of `rvp.lock`, from the models."""
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "rvp.lock",
+        **msgspec.json.schema(_LockFile),
+    }

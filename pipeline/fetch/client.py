@@ -38,7 +38,19 @@ _CERTIFICATE_VARIABLES: Final = (
 # Settings of pip that hold places of packages; the values may be folders of this machine.
 _PIP_PLACES: Final = ("find-links", "index-url", "extra-index-url")
 _PIP_LEFT_OUT: Final = frozenset(
-    {"cert", "client-cert", "cache-dir", "log", "proxy", "target", "prefix", "root", "src", "user", "config-file"}
+    {
+        "cert",
+        "client-cert",
+        "cache-dir",
+        "log",
+        "proxy",
+        "target",
+        "prefix",
+        "root",
+        "src",
+        "user",
+        "config-file",
+    }
 )
 _NPM_LEFT_OUT: Final = frozenset(
     {"cafile", "ca", "cache", "prefix", "nodedir", "tmp", "proxy", "https-proxy", "http-proxy", "noproxy"}
@@ -49,7 +61,7 @@ _PIP_FILES: Final = ("/etc/xdg/pip/pip.conf", "/etc/pip.conf")
 
 # What makes the clients' output depend on nothing but what they fetched.
 _QUIET: Final = {
-    "PIP_NO_COMPILE": "1",
+    "PIP_COMPILE": "0",
     "PIP_NO_CACHE_DIR": "1",
     "PIP_DISABLE_PIP_VERSION_CHECK": "1",
     "PIP_NO_INPUT": "1",

@@ -170,7 +170,9 @@ def run_fetch(
             except StepFailure as error:
                 if proxy.transcript.refused:
                     refused = ", ".join(proxy.transcript.refused)
-                    message = f"fetch.{name} asked for {refused}, which its hosts do not allow; then it failed"
+                    message = (
+                        f"fetch.{name} asked for {refused}, which its hosts do not allow; then it failed"
+                    )
                     raise HostRefused(message, hint="add it to hosts if it belongs there") from error
                 raise
         transcript = proxy.transcript

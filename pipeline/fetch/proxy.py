@@ -20,7 +20,7 @@ import threading
 import urllib.request
 from pathlib import Path
 from types import TracebackType
-from typing import Final
+from typing import Final, Self
 from urllib.parse import unquote, urlsplit
 
 from pipeline.fetch.transcript import Contact, Transcript
@@ -80,9 +80,11 @@ class RecordingProxy:
             )
         )
 
-    def __enter__(self) -> RecordingProxy:
+    def __enter__(self) -> Self:
         if len(str(self.socket).encode()) > _SOCKET_BYTES:
-            raise ProxyFailed(f"the socket's path is too long: {self.socket}", hint="set TMPDIR to a short path")
+            raise ProxyFailed(
+                f"the socket's path is too long: {self.socket}", hint="set TMPDIR to a short path"
+            )
         self._thread.start()
         self._ready.wait()
         if self._failure is not None:
@@ -193,7 +195,9 @@ class RecordingProxy:
         parts = urlsplit(through)
         reader, writer = await asyncio.open_connection(parts.hostname, parts.port or 3128, limit=_HEAD_BYTES)
         if tunnel:
-            request = f"CONNECT {host}:{port} HTTP/1.1\r\nHost: {host}:{port}\r\n{_authorization(through)}\r\n"
+            request = (
+                f"CONNECT {host}:{port} HTTP/1.1\r\nHost: {host}:{port}\r\n{_authorization(through)}\r\n"
+            )
             writer.write(request.encode("latin-1"))
             status = (await reader.readuntil(b"\r\n\r\n")).split(b" ", 2)[1]
             if status != b"200":
@@ -237,7 +241,11 @@ def _plain_request(method: str, target: str, version: str, fields: list[str], *,
     path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     dropped = ("proxy-", "connection:", "host:")
     kept = [field for field in fields if field and not field.lower().startswith(dropped)]
-    lines = [f"{method} {target if through else path} {version}", f"Host: {parts.netloc}", "Connection: close"]
+    lines = [
+        f"{method} {target if through else path} {version}",
+        f"Host: {parts.netloc}",
+        "Connection: close",
+    ]
     return ("\r\n".join([*lines, *kept]) + "\r\n" + _authorization(through) + "\r\n").encode("latin-1")
 
 
