@@ -160,7 +160,7 @@ class Image:
         """Add a file that scripts would have made; it takes the place of any other."""
         path = self.resolve(path)
         self.put_folder(posixpath.dirname(path))
-        offset = self._keep([data])
+        offset = self.keep([data])
         self.nodes[path] = Node(
             path=path, kind="file", mode=mode, gid=gid, mtime=-1, offset=offset, size_bytes=len(data)
         )
@@ -231,7 +231,7 @@ class Image:
         elif member.isreg():
             content = data.extractfile(member)
             node.kind, node.size_bytes = "file", member.size
-            node.offset = self._keep(iter(lambda: content.read(CHUNK_BYTES), b"") if content else [])
+            node.offset = self.keep(iter(lambda: content.read(CHUNK_BYTES), b"") if content else [])
         else:
             raise NotUnpackable(f'"/{path}" of {owner} is neither file, folder nor link')
         self.newest = max(self.newest, node.mtime)
@@ -259,7 +259,8 @@ class Image:
             contents.append(self._spool.read(node.size_bytes))
         return contents[0] == contents[1]
 
-    def _keep(self, chunks: Iterable[bytes]) -> int:
+    def keep(self, chunks: Iterable[bytes]) -> int:
+        """Write content to the spool; return where it lies."""
         offset = self._end
         self._spool.seek(offset)
         for chunk in chunks:
