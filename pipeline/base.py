@@ -24,13 +24,16 @@ from pipeline.store import Store
 from pipeline.tree import Tree
 from provenance.canonical import canonical_json
 from provenance.digest import sha256
-from provenance.errors import InternalError, SpecError
+from provenance.errors import SpecError
 from provenance.events import Observer
 
 if TYPE_CHECKING:
+    from pipeline.engine import Engine
     from pipeline.spec import Base, DebianBase
 
 _RECORD: Final = "rootfs"
+_TAR_RECORD: Final = "rootfs-tar"
+_ARCHITECTURE: Final = "amd64"
 _TOOLS_RECORD: Final = "variation-tools"
 
 
@@ -49,7 +52,8 @@ class LockedBase(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     Attributes:
         architecture: of a base of packages.
         table: the version of the table that stands in for maintainer scripts.
-        image: of a container image: `name@sha256:…`, without a registry's host name.
+        image: of a container image: `name@sha256:…`, without a registry's host name, or `oci:PATH@sha256:…`.
+        diff_ids: of a container image: its layers, `sha256:…`.
         tar: of a tar: its SHA-256, hex.
         archives: the signed Releases.
         packages: sorted by name and architecture.
@@ -59,6 +63,7 @@ class LockedBase(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     architecture: str = ""
     table: int = 0
     image: str = ""
+    diff_ids: tuple[str, ...] = ()
     tar: str = ""
     archives: tuple[LockedArchive, ...] = ()
     packages: tuple[LockedPackage, ...] = ()
@@ -74,6 +79,7 @@ def lock_base(
     observer: Observer,
     previous: LockedBase | None = None,
     mirrors: Mirrors | None = None,
+    engine: Engine | None = None,
     now: int | None = None,
 ) -> LockedBase:
     """Pin a base.
@@ -86,6 +92,7 @@ def lock_base(
         observer: hears of the progress.
         previous: what the lock had before; a Release older than its own is refused.
         mirrors: where to fetch; None: the environment and apt's configuration say it.
+        engine: pulls a container image; None: the one that answers.
         now: the time to judge `Valid-Until` at, Unix seconds.
 
     Raises:
@@ -97,7 +104,22 @@ def lock_base(
         return _lock_debian(
             base.debian, folder, store, observer, previous, mirrors or mirrors_from(os.environ), now
         )
-    raise BaseNotOneKind(f'the base "{name}" names neither packages nor an image nor a tar')
+    if base.tar is not None:
+        from pipeline.base_tar import lock_tar
+
+        return LockedBase(tar=lock_tar(folder / base.tar, base.sha256))
+    return _lock_image(base.image or "", folder, engine)
+
+
+def _lock_image(reference: str, folder: Path, engine: Engine | None) -> LockedBase:
+    from pipeline import base_image
+
+    if base_image.is_layout(reference):
+        return LockedBase(image=reference, diff_ids=base_image.lock_layout(reference, folder, _ARCHITECTURE))
+    from pipeline.engine import connect
+
+    image, diff_ids = base_image.lock_image(reference, engine or connect())
+    return LockedBase(image=image, diff_ids=diff_ids)
 
 
 def _lock_debian(
@@ -137,18 +159,68 @@ def build_rootfs(
     store: Store,
     observer: Observer,
     mirrors: Mirrors | None = None,
+    engine: Engine | None = None,
+    base: Base | None = None,
 ) -> Rootfs:
     """Make the root filesystem of a pinned base, or find it in the store.
+
+    Args:
+        locked: what the lock pins.
+        folder: the folder of the spec.
+        store: has packages and root filesystems that were made before.
+        observer: hears of the progress.
+        mirrors: where to fetch packages; None: the environment and apt's configuration say it.
+        engine: pulls a container image; None: the one that answers.
+        base: what the spec says: the path of a tar, the registry of an image.
 
     Raises:
         RvpError: RVP-14xx, each kind as its own class.
 
     Cost: nothing but a look-up when the store has it.
     """
-    del folder
-    if not locked.packages:
-        raise InternalError("a pinned base without any content")
-    return _build_debian(locked, store, observer, mirrors or mirrors_from(os.environ))
+    if locked.packages:
+        return _build_debian(locked, store, observer, mirrors or mirrors_from(os.environ))
+    if locked.tar:
+        return _build_tar(locked.tar, folder, store, base)
+    if locked.image:
+        return _build_image(locked, folder, store, engine, base)
+    raise BaseNotOneKind("the lock pins neither packages nor an image nor a tar of this base")
+
+
+def _build_tar(pinned: str, folder: Path, store: Store, base: Base | None) -> Rootfs:
+    from pipeline.base_tar import TarNotPinned, lock_tar, unpack_tar
+
+    key = bytes.fromhex(pinned)
+    kept = store.recorded(_TAR_RECORD, key)
+    if kept is None or not store.has(kept):
+        if base is None or base.tar is None:
+            raise TarNotPinned(f"nothing says where the tar with sha256 {pinned} is")
+        lock_tar(folder / base.tar, pinned)
+        kept = store.record(_TAR_RECORD, key, unpack_tar(folder / base.tar, store))
+    return Rootfs(digest=kept, tar=kept)
+
+
+def _build_image(
+    locked: LockedBase, folder: Path, store: Store, engine: Engine | None, base: Base | None
+) -> Rootfs:
+    from pipeline import base_image
+
+    if not base_image.is_layout(locked.image):
+        from pipeline.engine import connect
+
+        pulled = base_image.pull_image(
+            locked.image,
+            locked.diff_ids,
+            engine or connect(),
+            reference=(base.image or "") if base else "",
+        )
+        return Rootfs(digest=base_image.diff_id_digest(locked.diff_ids), image=pulled)
+    key = sha256(canonical_json(["oci", *locked.diff_ids]))
+    kept = store.recorded(_TAR_RECORD, key)
+    if kept is None or not store.has(kept):
+        digest = base_image.flatten_layout(locked.image, folder, _ARCHITECTURE, locked.diff_ids, store)
+        kept = store.record(_TAR_RECORD, key, digest)
+    return Rootfs(digest=kept, tar=kept)
 
 
 def _build_debian(locked: LockedBase, store: Store, observer: Observer, mirrors: Mirrors) -> Rootfs:

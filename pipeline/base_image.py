@@ -1,9 +1,9 @@
 """A base that is a container image, pinned by digest.
 
-From a registry (`debian:12`): the engine pulls it; the lock has the digest of its manifest and its layers' diff
-ids, and the root filesystem's digest is over the list of these diff ids, which the engine's answer must repeat.
-From a file (`oci:path@sha256:…`, an OCI image layout, folder or tar): the layers are laid over each
-other into one canonical tar, without an engine.
+From a registry (`debian:12`): the engine pulls it; the lock has the digest of its manifest and its layers'
+diff ids, and the root filesystem's digest is over the list of these diff ids, which the engine must repeat.
+From a file (`oci:path@sha256:…`, an OCI image layout, folder or tar): the layers are laid over each other
+into one canonical tar, without an engine.
 
 Source: OCI image specification 1.1: image layout, manifest, config, layer (whiteouts).
 """
@@ -120,7 +120,9 @@ def lock_image(reference: str, engine: Engine) -> tuple[str, tuple[str, ...]]:
     pullable = f"{_untagged(name)}@{digest}" if digest else name
     attributes = _pull(pullable, engine)
     if not digest:
-        known = [one for one in attributes.get("RepoDigests") or () if one.partition("@")[0] == _untagged(name)]
+        known = [
+            one for one in attributes.get("RepoDigests") or () if one.partition("@")[0] == _untagged(name)
+        ]
         digest = (known or attributes.get("RepoDigests") or ["@"])[0].partition("@")[2]
     if not digest:
         raise ImageAbsent(
@@ -144,7 +146,9 @@ def pull_image(pinned: str, diff_ids: tuple[str, ...], engine: Engine, *, refere
     """
     name, digest = split_reference(pinned)
     if not digest:
-        raise ImageNotPinned(f'the base "{pinned}" is a tag only', hint="run `rvp lock`, which pins the digest")
+        raise ImageNotPinned(
+            f'the base "{pinned}" is a tag only', hint="run `rvp lock`, which pins the digest"
+        )
     pullable = f"{_untagged(reference.partition('@')[0]) if reference else name}@{digest}"
     found = _diff_ids(_pull(pullable, engine))
     if found != diff_ids:
@@ -210,7 +214,7 @@ def flatten_layout(
         layers, found = layout.layers(digest, architecture)
         if found != diff_ids:
             raise ImageDiffers(f"{reference}: its layers are not the locked ones")
-        image = Image(spool)
+        image = Image(spool, aliases={})
         for layer, diff_id in zip(layers, diff_ids, strict=True):
             with layout.blob(layer) as blob, decompressed(blob, place=layer) as plain:
                 watched = _Hashing(plain)
@@ -286,7 +290,9 @@ class _Layout:
             document = self._json(_choose(document, architecture, digest))
         try:
             layers = [str(layer["digest"]) for layer in document["layers"]]
-            diff_ids = tuple(str(one) for one in self._json(document["config"]["digest"])["rootfs"]["diff_ids"])
+            diff_ids = tuple(
+                str(one) for one in self._json(document["config"]["digest"])["rootfs"]["diff_ids"]
+            )
         except (KeyError, TypeError) as error:
             raise ImageAbsent(f"{digest} is no image manifest: {error}", place=str(self._path)) from error
         if len(layers) != len(diff_ids):
@@ -363,7 +369,9 @@ def _add_layer(image: Image, stream: _Hashing, *, place: str) -> None:
 
 
 def _remove(image: Image, path: str, added: set[str], *, keep_folder: bool = False) -> None:
-    for one in [one for one in image.nodes if one.startswith(path + "/") or (one == path and not keep_folder)]:
+    for one in [
+        one for one in image.nodes if one.startswith(path + "/") or (one == path and not keep_folder)
+    ]:
         if one not in added:
             del image.nodes[one]
 

@@ -11,7 +11,7 @@ import gzip
 import io
 import lzma
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any, BinaryIO, Final
 
@@ -121,10 +121,11 @@ def _reader(kind: str, stream: Any) -> Any:
             return contextlib.nullcontext(stream)
 
 
-def _tar_of(chunks: Iterator[bytes], place: str) -> Iterator[bytes]:
+def _tar_of(chunks: Iterable[bytes], place: str) -> Iterator[bytes]:
     """Pass a tar on, refusing what does not begin like one."""
-    first = next(iter(chunks), b"")
+    rest = iter(chunks)
+    first = next(rest, b"")
     if first[_USTAR_AT : _USTAR_AT + 5] != b"ustar":
         raise TarUnreadable("this is no tar", place=place)
     yield first
-    yield from chunks
+    yield from rest

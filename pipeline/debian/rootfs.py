@@ -13,7 +13,7 @@ from __future__ import annotations
 import posixpath
 import tarfile
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO, Final, Literal
 
@@ -91,10 +91,11 @@ class Control(msgspec.Struct, frozen=True, kw_only=True):
 class Image:
     """A root filesystem that is being put together: paths in memory, content in a spool."""
 
-    def __init__(self, spool: BinaryIO) -> None:
+    def __init__(self, spool: BinaryIO, aliases: Mapping[str, str] = ALIASES) -> None:
         self.nodes: dict[str, Node] = {}
         self.controls: list[Control] = []
         self.newest = 0
+        self._aliases = aliases
         self._spool = spool
         self._end = 0
 
@@ -139,7 +140,7 @@ class Image:
                 continue
             here = "/".join([*done, part])
             node = self.nodes.get(here)
-            goal = node.target if node and node.kind == "symlink" else ALIASES.get(here)
+            goal = node.target if node and node.kind == "symlink" else self._aliases.get(here)
             if goal is None:
                 done.append(part)
             else:
