@@ -1,6 +1,7 @@
 """The result of a build: `.rvp/build/result.json`, read by `rvp sign`, printed by `rvp build --format json`.
 
-Beside it lie `artifacts/`, `logs/` (of steps) and `measurement-logs/`. Paths in the result are relative to
+Beside it lie `artifacts/`, `logs/` (of steps), `measurement-logs/` and `recipe/` (as `pipeline.recipe.write`
+writes it; only when the whole graph was built). Paths in the result are relative to
 its folder. The verdict of a step and of the build is `reproduced`, `diverged`, or `not rebuilt` when there
 was one run only. Durations are the only numbers that differ between two builds of the same recipe.
 
@@ -22,6 +23,7 @@ from provenance.errors import UsageError
 from provenance.strict import read_file, read_json
 
 RESULT_NAME: Final = "result.json"
+RECIPE_FOLDER: Final = "recipe"
 Verdict = Literal["reproduced", "diverged", "not rebuilt"]
 
 

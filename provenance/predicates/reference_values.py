@@ -5,7 +5,8 @@ who built, what measured, at which level, what the rebuilds varied and could not
 logs, and times that the caller gave.
 
 Level *reproduced*: the signer built it at least twice from the recipe and got the same bytes.
-Level *measured*: the signer measured an artifact, and says nothing about where it comes from.
+Level *measured*: the signer measured an artifact, and says nothing about where it comes from; its core has no
+recipe and no source, so it never equals the core of somebody who did rebuild.
 """
 
 from __future__ import annotations
@@ -159,6 +160,8 @@ def _check(predicate: ReferenceValues) -> None:
             raise PredicateRefused("level reproduced needs at least two runs")
         if predicate.core.recipe_digest is None:
             raise PredicateRefused("level reproduced needs the digest of the recipe")
+    elif rebuild or predicate.core.recipe_digest or predicate.core.sources:
+        raise PredicateRefused("level measured says nothing of a recipe, of sources or of rebuilds")
     for moment in (predicate.started_on, predicate.finished_on):
         if moment is not None:
             parse_moment(moment)

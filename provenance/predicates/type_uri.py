@@ -14,5 +14,8 @@ REFERENCE_VALUES: Final = f"{TYPE_BASE}/predicates/reference-values/v0.1"
 RELEASE: Final = f"{TYPE_BASE}/predicates/release/v0.1"
 REBUILD_BUILD_TYPE: Final = f"{TYPE_BASE}/build-types/rebuild/v1"
 
+# The builder of an operator who gives no other URI: the fingerprint of the key follows.
+KEY_BUILDER: Final = f"{TYPE_BASE}/builders/key/sha256:"
+
 # Defined by SLSA, not by us.
 SLSA_PROVENANCE: Final = "https://slsa.dev/provenance/v1"

@@ -234,6 +234,12 @@ def _top(**values):
         ),
         (_core(subjects=[]), WrongType, "length"),
         (_top(level="verified"), WrongType, "verified"),
+        (_top(level="measured"), PredicateRefused, "says nothing"),
+        (
+            lambda p: p.update(level="measured") or (p.pop("rebuild") and None),
+            PredicateRefused,
+            "says nothing",
+        ),
         (_top(rebuild={"runs": 1}), PredicateRefused, "at least two runs"),
         (lambda p: p.pop("rebuild") and None, PredicateRefused, "at least two runs"),
         (lambda p: p["core"].pop("recipeDigest") and None, PredicateRefused, "recipe"),
