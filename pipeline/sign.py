@@ -348,7 +348,7 @@ def _dependencies(recipe: Recipe) -> tuple[ResourceDescriptor, ...]:
             found["3", title, archive.release] = ResourceDescriptor(
                 name=title, digest={"sha256": archive.release}
             )
-        for one in base.packages:
+        for one in (*base.packages, *base.tools):
             vendor = f"deb/{one.archive or 'debian'}"
             found["4", one.name, one.version, one.architecture, one.sha256] = package(
                 vendor, one.name, one.version, one.sha256, architecture=one.architecture

@@ -1,7 +1,7 @@
 """Find the reference values that are to be released, among the statements that lie in a place.
 
-A place is a Sigstore bundle, a folder of them, or a bundle of rvp (folder or archive). A release names one core:
-where statements have different ones, the person who releases must choose.
+A place is a Sigstore bundle, a folder of them, or a bundle of rvp (folder or archive). A release names one
+core: where statements have different ones, the person who releases must choose.
 """
 
 from __future__ import annotations
