@@ -81,13 +81,15 @@ class SourcePolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
         repository: the remote, as the recipe has it.
         refs: patterns of full ref names; `*` stands for anything but `/`, `**` for anything.
         signed_by: files with SSH public keys; one of them must have signed the tag or the commit.
-        source: which source of the recipe this is about; empty: every source that has a repository.
+        also: repositories of further sources that may go in; sources of any other repository may not.
+        recipes: digests of the accepted recipes (spec, lock, sources); empty accepts what n operators agree on.
     """
 
     repository: str
     refs: tuple[str, ...] = ()
     signed_by: tuple[str, ...] = ()
-    source: str = ""
+    also: tuple[str, ...] = ()
+    recipes: tuple[str, ...] = ()
 
 
 class QuorumPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -225,6 +227,9 @@ def parse_policy(data: bytes, *, name: str = "") -> Policy:
         raise refuse("$.product.minimum_release", "minimum_release is negative")
     if product.max_age and duration_s(product.max_age) is None:
         raise refuse("$.product.max_age", f'"{product.max_age}" is not a duration', 'for example "30d"')
+    for index, recipe in enumerate(policy.source.recipes):
+        if not re.fullmatch(r"[0-9a-f]{64}", recipe):
+            raise refuse(f"$.source.recipes[{index}]", f'"{recipe}" is not 64 hex digits')
     if policy.root and not re.fullmatch(r"[0-9a-f]{64}", policy.root.sha256):
         raise refuse("$.root.sha256", "sha256 is not 64 hex digits")
     for tee in policy.evidence:

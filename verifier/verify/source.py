@@ -1,0 +1,269 @@
+"""The expected source: values count only for it.
+
+Used twice: `rvp verify` asks it of what operators agreed on, `rvp rebuild` asks it of a bundle's recipe
+before a single step runs, and again of a clone. Nothing here reaches a network.
+
+The revision's signature is proven by the git objects themselves: the commit object hashes to the commit id
+that was signed, the tag object names that commit; the bundle has both among its inputs.
+"""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from provenance.bundle import Bundle, title_of, unpack_files
+from provenance.claims import Check
+from provenance.errors import EnvironmentFailure, PolicyFailure
+from provenance.policy import SourcePolicy, TrustPolicy, ref_matches
+from provenance.predicates.core import Source
+from provenance.predicates.shapes import Sha256Digest
+from provenance.strict import convert, parse_json
+from verifier.verify.ssh_signature import (
+    MAX_OBJECT_BYTES,
+    object_id,
+    read_commit,
+    read_tag,
+    verify_ssh_signature,
+)
+
+ORIGIN: Final = "origin.json"
+
+
+class SourceRefused(PolicyFailure):
+    """The source is not the one that the policy expects: another repository, ref or signer.
+
+    Cure: use a bundle of the expected source; where the policy is too narrow, its owner changes it.
+    """
+
+    code = "RVP-6430"
+
+
+class GitFailed(EnvironmentFailure):
+    """git is not there, or could not read the repository.
+
+    Cure: install git; check that the folder is a clone that has the commit.
+    """
+
+    code = "RVP-6431"
+
+
+GitObjects = Mapping[str, bytes]  # title, as in a bundle: git/SOURCE/commit, git/SOURCE/tag
+
+
+def object_title(source: str, kind: str) -> str:
+    """Name a git object among the inputs of a bundle."""
+    return f"git/{source}/{kind}"
+
+
+def git_objects_of(bundle: Bundle) -> dict[str, bytes]:
+    """Collect the commits and tags among a bundle's inputs."""
+    return {
+        title_of(blob): blob.read(limit_bytes=MAX_OBJECT_BYTES)
+        for blob in bundle.inputs
+        if title_of(blob).startswith("git/") and blob.size_bytes <= MAX_OBJECT_BYTES
+    }
+
+
+def read_git_objects(clone: Path, source: Source) -> dict[str, bytes]:
+    """Read the commit and, for a tag that is an object, the tag out of a clone.
+
+    Raises:
+        GitFailed: RVP-6431.
+    """
+    found = {object_title(source.name, "commit"): _git(clone, "cat-file", "commit", source.commit)}
+    if source.ref.startswith("refs/tags/") and _git(clone, "cat-file", "-t", source.ref).strip() == b"tag":
+        found[object_title(source.name, "tag")] = _git(clone, "cat-file", "tag", source.ref)
+    return found
+
+
+def _git(clone: Path, *arguments: str) -> bytes:
+    command = ["git", "-c", f"safe.directory={clone.resolve()}", "-C", str(clone), *arguments]
+    try:
+        done = subprocess.run(command, capture_output=True, check=False, timeout=60)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise GitFailed(f"git could not run: {error}", place=str(clone)) from error
+    if done.returncode:
+        raise GitFailed(
+            f"git {' '.join(arguments)}: {done.stderr.decode('utf-8', 'replace').strip()}", place=str(clone)
+        )
+    return done.stdout
+
+
+# ---- the checks ------------------------------------------------------------------------------------
+
+
+def expected_sources(policy: SourcePolicy, sources: tuple[Source, ...]) -> tuple[Source, ...]:
+    """The sources that are in the expected repository."""
+    return tuple(source for source in sources if source.repository == policy.repository)
+
+
+def check_repository(policy: SourcePolicy, sources: tuple[Source, ...]) -> Check:
+    """The expected repository goes in, and no other that the policy does not name."""
+    allowed = {"", policy.repository, *policy.also}
+    foreign = sorted({source.repository for source in sources} - allowed)
+    good = bool(expected_sources(policy, sources)) and not foreign
+    return Check(
+        id="source-repository",
+        status="passed" if good else "failed",
+        expected=policy.repository,
+        got=", ".join(foreign)
+        or (policy.repository if good else "no source that is in a repository"),
+        source="policy [source] repository, also",
+        hint="" if good else "these are values of somebody else's source",
+    )
+
+
+def check_ref(policy: SourcePolicy, sources: tuple[Source, ...]) -> Check:
+    """The source is at an expected ref, and is what was committed there."""
+    meant = expected_sources(policy, sources)
+    dirty = [source for source in sources if source.dirty]
+    wrong = bool(dirty) or (
+        bool(policy.refs)
+        and not all(any(ref_matches(source.ref, ref) for ref in policy.refs) for source in meant)
+    )
+    return Check(
+        id="source-ref",
+        status="failed" if wrong else "passed" if meant else "skipped",
+        expected=" or ".join(policy.refs) or "any ref",
+        got=", ".join(
+            [f'source "{source.name}" has changes that are in no commit' for source in dirty]
+            or sorted({source.ref or "no ref" for source in meant})
+        )
+        or "no source of the expected repository",
+        source="policy [source] refs",
+        hint="only what was built from an expected ref counts" if wrong else "",
+    )
+
+
+def check_signature(
+    policy: SourcePolicy, signers: tuple[str, ...], sources: tuple[Source, ...], objects: GitObjects
+) -> Check:
+    """A maintainer signed the tag or the commit."""
+    meant = expected_sources(policy, sources)
+    if not policy.signed_by:
+        return Check(
+            id="source-signature", status="skipped", got="the policy has no signed_by", source="policy [source]"
+        )
+    if not meant:
+        return Check(
+            id="source-signature", status="skipped", got="no source of the expected repository", source="policy [source]"
+        )
+    reasons = [reason for source in meant if (reason := unsigned(source, signers, objects))]
+    return Check(
+        id="source-signature",
+        status="failed" if reasons else "passed",
+        expected=f"the tag or the commit is signed by one of {len(signers)} SSH keys",
+        got="; ".join(reasons) or ", ".join(f"{source.ref} {source.commit}" for source in meant),
+        source="policy [source] signed_by",
+        hint="git tag -s with an SSH key of a maintainer; rvp publish puts the objects into the bundle"
+        if reasons
+        else "",
+    )
+
+
+def unsigned(source: Source, signers: tuple[str, ...], objects: GitObjects) -> str:
+    """Tell why a source's revision is not signed by a maintainer; empty when it is."""
+    digits = len(source.commit)
+    commit = objects.get(object_title(source.name, "commit"))
+    tag = objects.get(object_title(source.name, "tag"))
+    if not source.commit:
+        return f'the source "{source.name}" is at no commit'
+    reasons = []
+    if tag is not None:
+        parsed = read_tag(tag)
+        if parsed.target != source.commit or f"refs/tags/{parsed.name}" != source.ref:
+            reasons.append(f"the tag object is {parsed.name} of {parsed.target}, not {source.ref} of {source.commit}")
+        elif not (reason := verify_ssh_signature(parsed.payload, parsed.signature, signers)):
+            return ""
+        else:
+            reasons.append(f"tag {parsed.name}: {reason}")
+    if commit is not None:
+        if object_id("commit", commit, digits=digits) != source.commit:
+            reasons.append(f"the commit object is not {source.commit}")
+        else:
+            parsed = read_commit(commit)
+            if not (reason := verify_ssh_signature(parsed.payload, parsed.signature, signers)):
+                return ""
+            reasons.append(f"commit {source.commit}: {reason}")
+    return "; ".join(reasons) or "the bundle has neither the tag object nor the commit object"
+
+
+# ---- before a rebuild --------------------------------------------------------------------------------
+
+
+class _OriginSource(msgspec.Struct, frozen=True, kw_only=True):
+    name: str
+    tree: str
+    repository: str = ""
+    ref: str = ""
+    commit: str = ""
+    dirty: bool = False
+
+
+class _Origin(msgspec.Struct, frozen=True, kw_only=True):
+    sources: tuple[_OriginSource, ...]
+
+
+def sources_of_recipe(bundle: Bundle) -> tuple[Source, ...]:
+    """Read where a bundle's recipe says that its sources are; nobody has signed this.
+
+    Raises:
+        SourceRefused: RVP-6430: the bundle has no recipe, or its recipe no origin.
+    """
+    files = unpack_files(bundle.recipe) if bundle.recipe else {}
+    if ORIGIN not in files:
+        raise SourceRefused("the bundle has no recipe that says where its sources are", place=ORIGIN)
+    origin = convert(parse_json(files[ORIGIN], name=ORIGIN), _Origin, name=ORIGIN)
+    return tuple(
+        Source(
+            name=one.name,
+            repository=one.repository,
+            ref=one.ref,
+            commit=one.commit,
+            tree_digest=Sha256Digest(sha256=one.tree),
+            dirty=one.dirty,
+        )
+        for one in origin.sources
+    )
+
+
+def check_before_rebuild(
+    bundle: Bundle, trust: TrustPolicy, *, clone: Path | None = None
+) -> tuple[Check, ...]:
+    """Check that a bundle's recipe is about the expected source, before anything of it runs.
+
+    Args:
+        bundle: with a recipe.
+        trust: the policy, with its keys.
+        clone: a git repository that has the revision; its objects count beside those of the bundle.
+
+    Returns:
+        The checks; none of them failed.
+
+    Raises:
+        SourceRefused: RVP-6430: with expected and got. GitFailed: RVP-6431.
+    """
+    sources = sources_of_recipe(bundle)
+    policy = trust.policy.source
+    objects = git_objects_of(bundle)
+    if clone is not None:
+        for source in expected_sources(policy, sources):
+            objects |= read_git_objects(clone, source)
+    checks = (
+        check_repository(policy, sources),
+        check_ref(policy, sources),
+        check_signature(policy, trust.source_signers, sources, objects),
+    )
+    for check in checks:
+        if check.status == "failed":
+            raise SourceRefused(
+                f"{check.id}\n  expected {check.expected}\n       got {check.got}", hint=check.hint
+            )
+    return checks
+
+

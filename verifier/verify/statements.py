@@ -1,0 +1,154 @@
+"""What a bundle's statements say, once their signatures are verified against the keys of a policy.
+
+The signature is looked at first; nothing of a payload is believed before. A statement by a key that the
+policy does not name counts for nothing and harms nothing; one that claims a key of the policy and is not
+signed by it is a forgery and is told.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from provenance.bundle import Bundle
+from provenance.canonical import canonical_json
+from provenance.digest import sha256
+from provenance.errors import RvpError
+from provenance.policy import TrustPolicy
+from provenance.predicates import read_predicate
+from provenance.predicates.reference_values import ReferenceValues
+from provenance.predicates.release import Release
+from provenance.public_key import PublicKey
+from provenance.sigstore_bundle import VerifiedStatement, read_bundle, verify_envelope
+
+
+class Values(msgspec.Struct, frozen=True, kw_only=True):
+    """Reference values by an operator of the policy."""
+
+    operator: str
+    key: PublicKey
+    predicate: ReferenceValues
+    core: bytes
+
+    @property
+    def core_digest(self) -> str:
+        """SHA-256 of the canonical core, hex."""
+        return sha256(self.core).hex()
+
+
+class Released(msgspec.Struct, frozen=True, kw_only=True):
+    """A release by one of the release signers."""
+
+    key: PublicKey
+    predicate: Release
+
+
+class Required(msgspec.Struct, frozen=True, kw_only=True):
+    """A statement of the type that a `[[require]]` asks for, by one of its signers."""
+
+    index: int
+    key: PublicKey
+    subjects: frozenset[str]
+
+
+class Said(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything that was said by somebody whom the policy names.
+
+    Attributes:
+        values: reference values by operators.
+        releases: by release signers.
+        required: by the signers of each `[[require]]`.
+        forged: what is wrong with statements that claim a known key, or that a known key signed and are malformed.
+        strangers: how many statements are by keys that the policy does not name.
+        keyless: how many are signed with a certificate.
+        other_builders: operators whose statement names another builder than the policy.
+        unknown: predicate types that are not read here, signed by somebody known.
+    """
+
+    values: tuple[Values, ...] = ()
+    releases: tuple[Released, ...] = ()
+    required: tuple[Required, ...] = ()
+    forged: tuple[str, ...] = ()
+    strangers: int = 0
+    keyless: int = 0
+    other_builders: tuple[str, ...] = ()
+    unknown: tuple[str, ...] = ()
+
+
+def hear(bundle: Bundle, trust: TrustPolicy) -> Said:
+    """Verify every statement of a bundle and sort out who said what."""
+    keys = _known_keys(trust)
+    hints = {key.hint for key in keys}
+    operators = {key.fingerprint: name for name, key in trust.operator_keys.items()}
+    builders = {operator.name: operator.builder_id for operator in trust.policy.operator}
+    values: list[Values] = []
+    releases: list[Released] = []
+    required: list[Required] = []
+    forged, unknown, other_builders = [], [], []
+    strangers = keyless = 0
+    for data in bundle.statements:
+        name = f"statement sha256:{sha256(data).hex()}"
+        try:
+            envelope = read_bundle(data, name=name)
+        except RvpError as error:
+            forged.append(str(error))
+            continue
+        if envelope.certificate is not None:
+            keyless += 1
+            continue
+        try:
+            verified = verify_envelope(envelope, keys, name=name)
+        except RvpError as error:
+            if error.code == "RVP-6103" and envelope.hint not in hints:
+                strangers += 1
+            else:
+                forged.append(str(error))
+            continue
+        try:
+            predicate = read_predicate(verified.statement, name=name)
+        except RvpError as error:
+            forged.append(str(error))
+            continue
+        operator = operators.get(verified.key.fingerprint, "")
+        required += _required(verified, trust)
+        match predicate:
+            case ReferenceValues() if operator:
+                if builders[operator] not in {"", predicate.builder.id}:
+                    other_builders.append(f"{operator}: {predicate.builder.id}")
+                    continue
+                core = canonical_json(predicate.core)
+                values.append(Values(operator=operator, key=verified.key, predicate=predicate, core=core))
+            case Release() if verified.key in trust.release_keys:
+                releases.append(Released(key=verified.key, predicate=predicate))
+            case None:
+                unknown.append(verified.statement.predicate_type)
+            case _:
+                pass
+    return Said(
+        values=tuple(sorted(values, key=lambda one: (one.operator, one.core, one.predicate.level))),
+        releases=tuple(releases),
+        required=tuple(required),
+        forged=tuple(forged),
+        strangers=strangers,
+        keyless=keyless,
+        other_builders=tuple(sorted(other_builders)),
+        unknown=tuple(sorted(set(unknown))),
+    )
+
+
+def _known_keys(trust: TrustPolicy) -> tuple[PublicKey, ...]:
+    keys = [*trust.operator_keys.values(), *trust.release_keys]
+    keys += [key for group in trust.require_keys for key in group]
+    return tuple({key.fingerprint: key for key in keys}.values())
+
+
+def _required(verified: VerifiedStatement, trust: TrustPolicy) -> list[Required]:
+    statement = verified.statement
+    return [
+        Required(
+            index=index,
+            key=verified.key,
+            subjects=frozenset(subject.digest.get("sha256", "") for subject in statement.subjects),
+        )
+        for index, require in enumerate(trust.policy.require)
+        if require.predicate_type == statement.predicate_type and verified.key in trust.require_keys[index]
+    ]
