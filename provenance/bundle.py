@@ -210,9 +210,12 @@ def peek_statement(statement: bytes) -> dict[str, Any]:
     """Return the in-toto statement inside a Sigstore bundle; nothing is verified.
 
     Raises:
-        NotABundle: RVP-6210. NotWellFormed: RVP-1011. DuplicateKey: RVP-1012.
+        NotABundle: RVP-6210.
     """
-    document = parse_json(statement, name="statement", limit_bytes=MAX_STATEMENT_BYTES)
+    try:
+        document = parse_json(statement, name="statement", limit_bytes=MAX_STATEMENT_BYTES)
+    except UsageError as error:
+        raise NotABundle(error.message, place=error.place) from error
     envelope = document.get("dsseEnvelope") if isinstance(document, dict) else None
     payload = envelope.get("payload") if isinstance(envelope, dict) else None
     try:
@@ -221,6 +224,8 @@ def peek_statement(statement: bytes) -> dict[str, Any]:
         inner = parse_json(base64.b64decode(payload, validate=True), name="payload")
     except (binascii.Error, ValueError) as error:
         raise NotABundle(f"the payload is not base64: {error}") from error
+    except UsageError as error:
+        raise NotABundle(error.message, place=error.place) from error
     if not isinstance(inner, dict):
         raise NotABundle("the payload is not an in-toto statement")
     return inner

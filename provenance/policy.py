@@ -82,7 +82,7 @@ class SourcePolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
         refs: patterns of full ref names; `*` stands for anything but `/`, `**` for anything.
         signed_by: files with SSH public keys; one of them must have signed the tag or the commit.
         also: repositories of further sources that may go in; sources of any other repository may not.
-        recipes: digests of the accepted recipes (spec, lock, sources); empty accepts what n operators agree on.
+        recipes: digests of the accepted recipes (spec, lock, sources); empty accepts any.
     """
 
     repository: str

@@ -125,9 +125,7 @@ def _release(said: Said, trust: TrustPolicy, agreed: tuple[Values, ...]) -> Rele
         form = canonical_json(one.predicate)
         found[form] = one.predicate
         signers.setdefault(form, set()).add(one.key.fingerprint)
-    enough = [
-        found[form] for form, keys in signers.items() if len(keys) >= trust.policy.release.threshold
-    ]
+    enough = [found[form] for form, keys in signers.items() if len(keys) >= trust.policy.release.threshold]
     wanted = trust.policy.product.series
     of_series = [one for one in enough if wanted in {"", one.series}]
     return max(of_series or enough, key=lambda one: (one.sequence, canonical_json(one)), default=None)

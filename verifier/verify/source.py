@@ -111,8 +111,7 @@ def check_repository(policy: SourcePolicy, sources: tuple[Source, ...]) -> Check
         id="source-repository",
         status="passed" if good else "failed",
         expected=policy.repository,
-        got=", ".join(foreign)
-        or (policy.repository if good else "no source that is in a repository"),
+        got=", ".join(foreign) or (policy.repository if good else "no source that is in a repository"),
         source="policy [source] repository, also",
         hint="" if good else "these are values of somebody else's source",
     )
@@ -147,11 +146,17 @@ def check_signature(
     meant = expected_sources(policy, sources)
     if not policy.signed_by:
         return Check(
-            id="source-signature", status="skipped", got="the policy has no signed_by", source="policy [source]"
+            id="source-signature",
+            status="skipped",
+            got="the policy has no signed_by",
+            source="policy [source]",
         )
     if not meant:
         return Check(
-            id="source-signature", status="skipped", got="no source of the expected repository", source="policy [source]"
+            id="source-signature",
+            status="skipped",
+            got="no source of the expected repository",
+            source="policy [source]",
         )
     reasons = [reason for source in meant if (reason := unsigned(source, signers, objects))]
     return Check(
@@ -177,7 +182,9 @@ def unsigned(source: Source, signers: tuple[str, ...], objects: GitObjects) -> s
     if tag is not None:
         parsed = read_tag(tag)
         if parsed.target != source.commit or f"refs/tags/{parsed.name}" != source.ref:
-            reasons.append(f"the tag object is {parsed.name} of {parsed.target}, not {source.ref} of {source.commit}")
+            reasons.append(
+                f"the tag object is {parsed.name} of {parsed.target}, not {source.ref} of {source.commit}"
+            )
         elif not (reason := verify_ssh_signature(parsed.payload, parsed.signature, signers)):
             return ""
         else:
@@ -265,5 +272,3 @@ def check_before_rebuild(
                 f"{check.id}\n  expected {check.expected}\n       got {check.got}", hint=check.hint
             )
     return checks
-
-

@@ -57,7 +57,7 @@ class Said(msgspec.Struct, frozen=True, kw_only=True):
         values: reference values by operators.
         releases: by release signers.
         required: by the signers of each `[[require]]`.
-        forged: what is wrong with statements that claim a known key, or that a known key signed and are malformed.
+        forged: what is wrong with statements that claim a known key, or are malformed.
         strangers: how many statements are by keys that the policy does not name.
         keyless: how many are signed with a certificate.
         other_builders: operators whose statement names another builder than the policy.
