@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
 import xml.etree.ElementTree as ET
+from pathlib import Path
 
 import msgspec
 import pytest
