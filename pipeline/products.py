@@ -1,0 +1,241 @@
+"""What rvp makes itself, without a container: packs and measures, as trees in the store.
+
+A pack is one file, `output` of the spec. A measure is a tree of its own: `measurements.json` (the document of
+`rvp measure --format json`) and `logs/NNN.json`, one measurement log a register. Both are pure functions of
+their inputs, the spec's definition and the version of rvp.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import tarfile
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path, PurePosixPath
+from typing import Final
+
+import msgspec
+
+from pipeline.graph import Leaves, Node
+from pipeline.sandbox import Rootfs
+from pipeline.spec import Measure, Pack, parse_reference
+from pipeline.store import FolderStore, Store
+from pipeline.tree import Tree, TreeEntry, make_tree, write_folder
+from provenance.canonical import canonical_json
+from provenance.claims import Measurements, Tool
+from provenance.digest import chunks_of
+from provenance.errors import RvpError, SpecError
+from provenance.events import Observer
+from provenance.version import version
+
+MEASUREMENTS_NAME: Final = "measurements.json"
+Taken = Mapping[str, "Tree | Rootfs"]
+_MAX_LINKS: Final = 16
+
+
+class NotOneFile(SpecError):
+    """A pack or a measure takes one file, but what the spec names is a folder, a link, or several files.
+
+    Cure: name the file after a colon, as in `step.enclave:enclave.so`.
+    """
+
+    code = "RVP-2210"
+
+
+class NotSupported(SpecError):
+    """The spec asks for a pack or a measure that this version of rvp cannot make.
+
+    Cure: take it out of the spec, or use a newer rvp.
+    """
+
+    code = "RVP-2211"
+
+
+def make_product(node: Node, taken: Taken, leaves: Leaves, store: Store, observer: Observer) -> Tree:
+    """Make what a pack or a measure gives.
+
+    Args:
+        node: the pack or measure.
+        taken: what its references name, by their text.
+        leaves: the epoch.
+        store: content.
+        observer: hears nothing yet; products are quick.
+
+    Raises:
+        NotOneFile: RVP-2210. NotSupported: RVP-2211, and what packing and measuring raise (RVP-50xx, RVP-51xx).
+    """
+    del observer
+    if not isinstance(store, FolderStore):
+        raise TypeError("products are made over a store in a folder")
+    (store.folder / "temporary").mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="rvp-") as name:
+        scratch = Path(name)
+        try:
+            match node.item:
+                case Pack() as pack if pack.kind == "sgx":
+                    return _pack_sgx(pack, taken, store)
+                case Pack() as pack:
+                    return _pack_oci(pack, taken, leaves, store, scratch)
+                case Measure() as measure:
+                    return _measure(measure, taken, store, scratch)
+                case _:
+                    raise TypeError(f"{node.name} runs in a container")
+        except RvpError as error:
+            error.place = f"{node.name}: {error.place}" if error.place else node.name
+            raise
+
+
+def _pack_sgx(pack: Pack, taken: Taken, store: FolderStore) -> Tree:
+    from pipeline.measure.sgx.enclave_config import EnclaveConfig, read_config
+    from pipeline.measure.sgx.pack import pack_enclave
+
+    config = (
+        read_config(_small(pack.config, taken, store), name=pack.config) if pack.config else EnclaveConfig()
+    )
+    sigstruct = _small(pack.sigstruct, taken, store) if pack.sigstruct else None
+    image = _one_file(pack.image, taken, store)
+    packed = pack_enclave(store.path_of(bytes.fromhex(image.sha256)), config, sigstruct)
+    digest, size_bytes = store.put([packed])
+    return make_tree(
+        [
+            TreeEntry(
+                path=pack.output, kind="file", executable=True, sha256=digest.hex(), size_bytes=size_bytes
+            )
+        ]
+    )
+
+
+def _pack_oci(pack: Pack, taken: Taken, leaves: Leaves, store: FolderStore, scratch: Path) -> Tree:
+    del pack, taken, leaves, store, scratch
+    raise NotSupported("container images cannot be packed yet")
+
+
+def _measure(measure: Measure, taken: Taken, store: FolderStore, scratch: Path) -> Tree:
+    from pipeline.measure import MeasureOptions, measure_file, require_passed
+
+    others = [
+        key for key in ("firmware", "kernel", "initrd", "cmdline", "vcpus", "memory") if getattr(measure, key)
+    ]
+    if others or not measure.image:
+        raise NotSupported(f"measuring {measure.tee} from {', '.join(others) or 'nothing'} is not known yet")
+    with _path_of(measure.image, taken, store, scratch) as (path, name):
+        options = MeasureOptions(
+            name=name,
+            sigstruct=_small(measure.sigstruct, taken, store) if measure.sigstruct else None,
+            sigstruct_name=measure.sigstruct,
+        )
+        tees = (measure.tee,) if isinstance(measure.tee, str) else measure.tee
+        found = [measure_file(path, tee=tee, options=options) for tee in tees]
+    for one in found:
+        require_passed(one.measurements)
+    document = Measurements(
+        tool=Tool(name="rvp", version=version()),
+        measurements=tuple(measurement for one in found for measurement in one.measurements),
+    )
+    logs = [log for one in found for log in one.logs]
+    entries = [_put(MEASUREMENTS_NAME, canonical_json(document), store)]
+    entries += [
+        _put(f"logs/{log.tee}-{log.register}-{number:03}.json", canonical_json(log), store)
+        for number, log in enumerate(logs)
+    ]
+    return make_tree(entries)
+
+
+def _put(path: str, data: bytes, store: Store) -> TreeEntry:
+    digest, size_bytes = store.put([data])
+    return TreeEntry(path=path, kind="file", sha256=digest.hex(), size_bytes=size_bytes)
+
+
+def _one_file(text: str, taken: Taken, store: FolderStore) -> TreeEntry:
+    value = taken[text]
+    if isinstance(value, Rootfs):
+        return rootfs_file(value, parse_reference(text).path, store)
+    if len(value.entries) == 1 and value.entries[0].kind == "file":
+        return value.entries[0]
+    raise NotOneFile(
+        f'"{text}" is not one file: it has {len(value.entries)} entries',
+        hint="name the file after a colon, as in step.enclave:enclave.so",
+    )
+
+
+def _small(text: str, taken: Taken, store: FolderStore) -> bytes:
+    entry = _one_file(text, taken, store)
+    with store.get(bytes.fromhex(entry.sha256)) as stream:
+        return stream.read(1 << 20)
+
+
+@contextlib.contextmanager
+def _path_of(text: str, taken: Taken, store: FolderStore, scratch: Path) -> Iterator[tuple[Path, str]]:
+    """Give a path to read a file or a folder from, and what to call it."""
+    value = taken[text]
+    if isinstance(value, Rootfs) or (len(value.entries) == 1 and value.entries[0].kind == "file"):
+        entry = _one_file(text, taken, store)
+        yield store.path_of(bytes.fromhex(entry.sha256)), PurePosixPath(entry.path).name
+    else:
+        write_folder(value, store, scratch / "image")
+        yield scratch / "image", parse_reference(text).node
+
+
+def rootfs_file(rootfs: Rootfs, path: str, store: FolderStore) -> TreeEntry:
+    """Take one file out of a root filesystem; links are followed inside it.
+
+    Raises:
+        NotOneFile: RVP-2210. NotSupported: RVP-2211 for a base that is a container image.
+    """
+    if not rootfs.tar:
+        raise NotSupported("files of a base that is a container image cannot be taken yet")
+    with store.get(rootfs.tar) as stream, tarfile.open(fileobj=stream, mode="r:") as tar:
+        members = {member.name.removeprefix("./").strip("/"): member for member in tar}
+        wanted = path.strip("/")
+        for _ in range(_MAX_LINKS):
+            member = members.get(wanted)
+            if member is None:
+                wanted = _through_linked_folder(wanted, members)
+                continue
+            if member.islnk():
+                wanted = member.linkname.removeprefix("./").strip("/")
+            elif member.issym():
+                wanted = _resolved(PurePosixPath(wanted).parent, member.linkname)
+            elif member.isfile():
+                content = tar.extractfile(member)
+                if content is None:
+                    break
+                digest, size_bytes = store.put(chunks_of(content))  # type: ignore[arg-type]  # it reads bytes
+                return TreeEntry(
+                    path=PurePosixPath(path).name,
+                    kind="file",
+                    executable=bool(member.mode & 0o111),
+                    sha256=digest.hex(),
+                    size_bytes=size_bytes,
+                )
+            else:
+                break
+    raise NotOneFile(f'the base has no file "/{path}"')
+
+
+def _through_linked_folder(wanted: str, members: Mapping[str, tarfile.TarInfo]) -> str:
+    for parent in PurePosixPath(wanted).parents:
+        member = members.get(str(parent))
+        if member is not None and member.issym():
+            rest = PurePosixPath(wanted).relative_to(parent)
+            return str(PurePosixPath(_resolved(parent.parent, member.linkname)) / rest)
+    raise NotOneFile(f'the base has no file "/{wanted}"')
+
+
+def _resolved(folder: PurePosixPath, target: str) -> str:
+    parts: list[str] = [] if target.startswith("/") else list(folder.parts)
+    for part in PurePosixPath(target).parts:
+        if part == "..":
+            parts = parts[:-1]
+        elif part != "/":
+            parts.append(part)
+    return "/".join(parts)
+
+
+def read_measurements(tree: Tree, store: Store) -> Measurements:
+    """Read the measurements that a measure node gave."""
+    entry = tree.find(MEASUREMENTS_NAME)
+    if entry is None:
+        raise NotOneFile(f"a measure gave no {MEASUREMENTS_NAME}")
+    with store.get(bytes.fromhex(entry.sha256)) as stream:
+        return msgspec.json.decode(stream.read(), type=Measurements)
