@@ -11,23 +11,24 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import msgspec
 
+from pipeline.base import LockedBase
 from pipeline.graph import Leaves
 from pipeline.project import LoadedProject
 from pipeline.sandbox import Rootfs
 from pipeline.sources import load_tree
 from pipeline.store import FolderStore, Store
 from pipeline.tree import Tree, TreeEntry, make_tree
+from provenance.canonical import canonical_json
+from provenance.digest import sha256
 from provenance.errors import SpecError
 from provenance.events import Observer, Phase, ignore
 
-if TYPE_CHECKING:
-    from pipeline.engine import Engine
-
 WORKING_NAME: Final = ".rvp"
+_RECORD: Final = "base-of-lock"
 
 
 class FetchMissing(SpecError):
@@ -71,7 +72,6 @@ def with_bases(
     *,
     store: FolderStore,
     observer: Observer = ignore,
-    engine: Engine | None = None,
 ) -> Leaves:
     """Make the root filesystems of some nodes (`base.toolchain`), or find them in the store.
 
@@ -83,12 +83,30 @@ def with_bases(
     rootfs: dict[str, Rootfs] = dict(leaves.rootfs)
     for node in names:
         observer(Phase(what=node))
+        locked = project.lock.base[node.removeprefix("base.")]
         rootfs[node] = build_rootfs(
-            project.lock.base[node.removeprefix("base.")],
+            locked,
             folder=project.folder,
             store=store,
             observer=observer,
-            engine=engine,
         )
+        store.record(_RECORD, _key(locked), msgspec.json.encode(rootfs[node]))
         observer(Phase(what=node, done=True))
     return msgspec.structs.replace(leaves, rootfs=rootfs)
+
+
+def with_known_bases(leaves: Leaves, project: LoadedProject, names: Iterable[str], *, store: Store) -> Leaves:
+    """Add the root filesystems that an earlier build made, and make none."""
+    rootfs: dict[str, Rootfs] = dict(leaves.rootfs)
+    for node in names:
+        known = store.recorded(_RECORD, _key(project.lock.base[node.removeprefix("base.")]))
+        if known is None:
+            continue
+        found = msgspec.json.decode(known, type=Rootfs)
+        if not found.tar or store.has(found.tar):
+            rootfs[node] = found
+    return msgspec.structs.replace(leaves, rootfs=rootfs)
+
+
+def _key(locked: LockedBase) -> bytes:
+    return sha256(canonical_json(locked))

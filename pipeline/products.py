@@ -8,6 +8,7 @@ their inputs, the spec's definition and the version of rvp.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import tarfile
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -62,7 +63,7 @@ def make_product(node: Node, taken: Taken, leaves: Leaves, store: Store, observe
         observer: hears nothing yet; products are quick.
 
     Raises:
-        NotOneFile: RVP-2210. NotSupported: RVP-2211, and what packing and measuring raise (RVP-50xx, RVP-51xx).
+        NotOneFile: RVP-2210. NotSupported: RVP-2211, and what packing and measuring raise (RVP-5nnn).
     """
     del observer
     if not isinstance(store, FolderStore):
@@ -86,15 +87,16 @@ def make_product(node: Node, taken: Taken, leaves: Leaves, store: Store, observe
 
 
 def _pack_sgx(pack: Pack, taken: Taken, store: FolderStore) -> Tree:
-    from pipeline.measure.sgx.enclave_config import EnclaveConfig, read_config
-    from pipeline.measure.sgx.pack import pack_enclave
-
+    configs = importlib.import_module("pipeline.measure.sgx.enclave_config")
+    packer = importlib.import_module("pipeline.measure.sgx.pack")
     config = (
-        read_config(_small(pack.config, taken, store), name=pack.config) if pack.config else EnclaveConfig()
+        configs.read_config(_small(pack.config, taken, store), name=pack.config)
+        if pack.config
+        else configs.EnclaveConfig()
     )
     sigstruct = _small(pack.sigstruct, taken, store) if pack.sigstruct else None
     image = _one_file(pack.image, taken, store)
-    packed = pack_enclave(store.path_of(bytes.fromhex(image.sha256)), config, sigstruct)
+    packed = packer.pack_enclave(store.path_of(bytes.fromhex(image.sha256)), config, sigstruct)
     digest, size_bytes = store.put([packed])
     return make_tree(
         [
