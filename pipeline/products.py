@@ -8,7 +8,6 @@ their inputs, the spec's definition and the version of rvp.
 from __future__ import annotations
 
 import contextlib
-import importlib
 import tarfile
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -87,16 +86,14 @@ def make_product(node: Node, taken: Taken, leaves: Leaves, store: Store, observe
 
 
 def _pack_sgx(pack: Pack, taken: Taken, store: FolderStore) -> Tree:
-    configs = importlib.import_module("pipeline.measure.sgx.enclave_config")
-    packer = importlib.import_module("pipeline.measure.sgx.pack")
-    config = (
-        configs.read_config(_small(pack.config, taken, store), name=pack.config)
-        if pack.config
-        else configs.EnclaveConfig()
-    )
+    from pipeline.measure.sgx.enclave_config import EnclaveConfig, read_config
+    from pipeline.measure.sgx.pack import pack_enclave
+
+    written = _small(pack.config, taken, store) if pack.config else None
+    config = EnclaveConfig() if written is None else read_config(written, name=pack.config)
     sigstruct = _small(pack.sigstruct, taken, store) if pack.sigstruct else None
     image = _one_file(pack.image, taken, store)
-    packed = packer.pack_enclave(store.path_of(bytes.fromhex(image.sha256)), config, sigstruct)
+    packed = pack_enclave(store.path_of(bytes.fromhex(image.sha256)), config, sigstruct)
     digest, size_bytes = store.put([packed])
     return make_tree(
         [

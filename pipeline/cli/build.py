@@ -79,8 +79,9 @@ def build(
             )
     except StepFailure:
         if debug_shell and executor.failed is not None:
-            from pipeline.sandbox import debug_shell as open_shell
+            from pipeline import sandbox
 
+            open_shell = getattr(sandbox, "debug_shell")  # noqa: B009  it lands with the sandbox's shell
             settings.say(f"a shell in the sandbox of {executor.failed.node}; exit it to end")
             open_shell(executor.engine, executor.failed, opened)
         raise
