@@ -73,15 +73,18 @@ def with_bases(
     store: FolderStore,
     observer: Observer = ignore,
 ) -> Leaves:
-    """Make the root filesystems of some nodes (`base.toolchain`), or find them in the store.
+    """Make the root filesystems of some nodes (`base.toolchain`) that no earlier build made.
 
     Raises:
         RvpError: what making a base raises (RVP-14xx).
     """
     from pipeline.base import build_rootfs
 
-    rootfs: dict[str, Rootfs] = dict(leaves.rootfs)
+    names = tuple(names)
+    rootfs = dict(with_known_bases(leaves, project, names, store=store).rootfs)
     for node in names:
+        if node in rootfs:
+            continue
         observer(Phase(what=node))
         locked = project.lock.base[node.removeprefix("base.")]
         rootfs[node] = build_rootfs(
@@ -90,7 +93,7 @@ def with_bases(
             store=store,
             observer=observer,
         )
-        store.record(_RECORD, _key(locked), msgspec.json.encode(rootfs[node]))
+        keep_base(locked, rootfs[node], store)
         observer(Phase(what=node, done=True))
     return msgspec.structs.replace(leaves, rootfs=rootfs)
 
@@ -103,9 +106,16 @@ def with_known_bases(leaves: Leaves, project: LoadedProject, names: Iterable[str
         if known is None:
             continue
         found = msgspec.json.decode(known, type=Rootfs)
-        if not found.tar or store.has(found.tar):
+        content = [found.tar] if found.tar else []
+        content += [bytes.fromhex(entry.sha256) for entry in found.variation_tools.entries if entry.sha256]
+        if all(map(store.has, content)):
             rootfs[node] = found
     return msgspec.structs.replace(leaves, rootfs=rootfs)
+
+
+def keep_base(locked: LockedBase, rootfs: Rootfs, store: Store) -> None:
+    """Record which root filesystem a pinned base gave."""
+    store.record(_RECORD, _key(locked), msgspec.json.encode(rootfs))
 
 
 def _key(locked: LockedBase) -> bytes:

@@ -214,7 +214,7 @@ class _Scheduler:
             raise
         finally:
             pool.shutdown(wait=True)
-        self._raise_failures()
+        self._raise_failures(keep_going=keep_going)
 
     def _waiting(self) -> dict[Task, int]:
         waiting: dict[Task, int] = {}
@@ -362,15 +362,22 @@ class _Scheduler:
         )
         return (record, outputs) if self.again else kept
 
-    def _raise_failures(self) -> None:
+    def _raise_failures(self, *, keep_going: bool) -> None:
         if not self.failures:
             return
-        order = sorted(self.failures, key=lambda task: (self.position[task[0]], task[1]))
+        order = sorted(self.failures, key=lambda task: (task[1], self.position[task[0]]))
         first = self.failures[order[0]]
-        if len(order) == 1 or not isinstance(first, StepFailure):
+        if isinstance(first, StepFailure):
+            again = f"run it again: rvp build {order[0][0].removeprefix('step.')} --debug-shell"
+            first.hint = f"{first.hint}\n{again}".lstrip("\n")
+        names = sorted({name for name, _ in order}, key=self.position.__getitem__)
+        if not keep_going or len(names) == 1 or not isinstance(first, StepFailure):
             raise first
-        told = "\n".join(f"{task[0]} (run {task[1]}): {self.failures[task].message}" for task in order)
-        raise SeveralFailed(f"{len(order)} steps failed\n{told}", hint=first.hint) from first
+        told = "\n".join(f"{name}: {self._first_failure(name).message}" for name in names)
+        raise SeveralFailed(f"{len(names)} steps failed\n{told}", hint=first.hint) from first
+
+    def _first_failure(self, name: str) -> RvpError:
+        return min((task[1], error) for task, error in self.failures.items() if task[0] == name)[1]
 
 
 def recorded(store: Store, key: bytes) -> tuple[_Record, Tree] | None:
