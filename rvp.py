@@ -28,6 +28,7 @@ COMMANDS: Final[dict[str, tuple[str, str, str]]] = {
     "key": ("verifier.cli.key", "", "Make and show signing keys."),
     "show": ("verifier.cli.show", "", "Print any of our files readably."),
     "explain": ("verifier.cli.explain", "", "Explain an error code."),
+    "summary": ("pipeline.cli.summary", "", "Summarise a build and its verdict for a CI host."),
     "schema": ("pipeline.cli.schema", "", "Print the JSON Schema of a format."),
     "engine": ("pipeline.cli.engine", "pipeline", "Start, stop and show a private Docker engine."),
     "doctor": (
