@@ -11,11 +11,19 @@ from typing import Final
 import msgspec
 
 from pipeline.git import describe_folder
-from pipeline.lock import LOCK_NAME, LocalFileChanged, Lock, check_lock, parse_lock, read_lock_bytes
+from pipeline.lock import (
+    LOCK_NAME,
+    LocalFileChanged,
+    Lock,
+    LockStale,
+    check_lock,
+    parse_lock,
+    read_lock_bytes,
+)
 from pipeline.recipe import Recipe, RecipeFile
 from pipeline.sources import LoadedSource, load_recorded, load_source
 from pipeline.spec import Spec, parse_spec, read_spec_bytes
-from pipeline.store import Store
+from pipeline.store import FolderStore, Store
 from provenance.digest import chunks_of
 from provenance.errors import SpecError
 from provenance.events import Observer
@@ -51,9 +59,11 @@ class LoadedProject(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def load_project(
-    folder: Path, *, store: Store, observer: Observer, cache: Path | None = None
+    folder: Path, *, store: FolderStore, observer: Observer, cache: Path | None = None
 ) -> LoadedProject:
     """Load the project in a folder.
+
+    What a fetch gave and the store lacks is fetched again, on the engine of this machine, and must be equal.
 
     Raises:
         SpecError: the spec or the lock is wrong, stale or missing; a source is not what is pinned.
@@ -77,6 +87,7 @@ def load_project(
         )
         for name, source in sorted(spec.source.items())
     }
+    _have_fetches(spec, lock, folder, sources, store, observer, folder / ".rvp" / "scratch")
     recipe = Recipe(
         spec_bytes=spec_bytes,
         lock_bytes=lock_bytes,
@@ -89,7 +100,7 @@ def load_project(
 
 
 def load_recipe(
-    recipe: Recipe, folder: Path, *, store: Store, observer: Observer, cache: Path
+    recipe: Recipe, folder: Path, *, store: FolderStore, observer: Observer, cache: Path
 ) -> LoadedProject:
     """Load the project of a recipe that was read: its sources from where the recipe found them.
 
@@ -125,7 +136,39 @@ def load_recipe(
         )
         for recorded in recipe.sources
     }
+    _have_fetches(spec, lock, folder, sources, store, observer, cache / "scratch")
     return LoadedProject(folder=folder, spec=spec, lock=lock, sources=sources, recipe=recipe)
+
+
+def _have_fetches(
+    spec: Spec,
+    lock: Lock,
+    folder: Path,
+    sources: dict[str, LoadedSource],
+    store: FolderStore,
+    observer: Observer,
+    scratch: Path,
+) -> None:
+    if not spec.fetch:
+        return
+    from pipeline.engine import connect  # these bring the sandbox with them
+    from pipeline.fetch.fetching import stale_fetches
+    from pipeline.resolve import bring_fetches
+
+    digests = {f"source.{name}": source.tree.digest.hex() for name, source in sources.items()}
+    if found := stale_fetches(spec, lock, digests):
+        told = "; ".join(f"{name}: {reason}" for name, reason in found.items())
+        raise LockStale(f"the lock is stale: {told}", hint="run `rvp lock`", place=str(folder / LOCK_NAME))
+    bring_fetches(
+        spec,
+        lock,
+        folder,
+        {f"source.{name}": source.tree for name, source in sources.items()},
+        store=store,
+        observer=observer,
+        engine=connect,
+        scratch=scratch,
+    )
 
 
 def resolve_epoch(spec: Spec, sources: dict[str, LoadedSource], folder: Path) -> int:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal
 import msgspec
 
 from pipeline.base import LockedBase, build_rootfs, lock_base
-from pipeline.fetch.fetching import Fetched, fetch_key, lock_fetch, run_fetch, stale_fetches
+from pipeline.fetch.fetching import Fetched, fetch_key, load_fetch, lock_fetch, run_fetch, stale_fetches
 from pipeline.lock import Lock, LockedFetch, LockedSource, hash_local_files, spec_parts, stale_parts
 from pipeline.sandbox import StepInput
 from pipeline.sources import LoadedSource, load_source
@@ -116,6 +116,39 @@ def resolve_lock(
         now,
         scratch or folder / ".rvp" / "scratch",
     ).resolve()
+
+
+def bring_fetches(
+    spec: Spec,
+    lock: Lock,
+    folder: Path,
+    trees: Mapping[str, Tree],
+    *,
+    store: FolderStore,
+    observer: Observer,
+    engine: Callable[[], Engine],
+    scratch: Path,
+) -> None:
+    """See that the store has what every fetch gave: fetch again what it lacks, and compare with the lock.
+
+    Args:
+        spec: the spec.
+        lock: answers it.
+        folder: the spec's folder.
+        trees: source node to its tree.
+        store: receives the trees.
+        observer: hears of the progress.
+        engine: connects to an engine; called only when a fetch has to run.
+        scratch: folder for checkouts.
+
+    Raises:
+        FetchChanged: RVP-1502: it gives another tree now. And what bases and fetches raise.
+    """
+    resolver = _Resolver(spec, folder, store, lock, observer, engine, frozenset(), None, scratch)
+    resolver.trees.update(trees)
+    for node in _in_order(spec):
+        if node.startswith("fetch."):
+            resolver.bring(node, lock.base, lock.fetch)
 
 
 def chosen_parts(spec: Spec, names: Collection[str]) -> frozenset[str]:
@@ -243,6 +276,7 @@ class _Resolver:
         key = fetch_key(fetch, bases[fetch.base], inputs)
         before = self.previous.fetch.get(name)
         if before is not None and self.keeps(f"fetch.{name}") and before.key == key:
+            self.bring(f"fetch.{name}", bases, {**fetches, name: before})
             return before
         self.observer(Phase(what=f"fetching fetch.{name}"))
         return lock_fetch(self.run(name, bases, fetches), key)
@@ -250,20 +284,22 @@ class _Resolver:
     def keeps_pin(self, part: str) -> bool:
         return part in self.parts and self.keeps(part)
 
-    def run(self, name: str, bases: Mapping[str, LockedBase], fetches: Mapping[str, LockedFetch]) -> Fetched:
-        from pipeline.fetch.fetching import load_fetch
+    def bring(self, node: str, bases: Mapping[str, LockedBase], fetches: Mapping[str, LockedFetch]) -> None:
+        """Have the tree of a pinned fetch, from the store or fetched again and found equal."""
+        name = node.partition(".")[2]
+        self.trees[node] = load_fetch(
+            name,
+            fetches[name],
+            store=self.store,
+            observer=self.observer,
+            again=functools.partial(self.run, name, bases, fetches),
+        )
 
+    def run(self, name: str, bases: Mapping[str, LockedBase], fetches: Mapping[str, LockedFetch]) -> Fetched:
         fetch = self.spec.fetch[name]
         for need in fetch.needs:
             if need not in self.trees:
-                needed = need.partition(".")[2]
-                self.trees[need] = load_fetch(
-                    needed,
-                    fetches[needed],
-                    store=self.store,
-                    observer=self.observer,
-                    again=functools.partial(self.run, needed, bases, fetches),
-                )
+                self.bring(need, bases, fetches)
         rootfs = build_rootfs(bases[fetch.base], folder=self.folder, store=self.store, observer=self.observer)
         return run_fetch(
             name,

@@ -23,7 +23,7 @@ from pipeline.store import FolderStore
 from pipeline.tree import Tree
 from provenance.canonical import canonical_json
 from provenance.digest import sha256
-from provenance.errors import InternalError, SpecError, StepFailure
+from provenance.errors import SpecError, StepFailure
 from provenance.events import Note, Observer
 
 if TYPE_CHECKING:
@@ -204,7 +204,7 @@ def load_fetch(
     *,
     store: FolderStore,
     observer: Observer,
-    again: Callable[[], Fetched] | None,
+    again: Callable[[], Fetched],
 ) -> Tree:
     """Find the tree that the lock pins; fetch it again when the store does not have it.
 
@@ -213,7 +213,7 @@ def load_fetch(
         locked: what the lock pins.
         store: is asked first.
         observer: hears that it is fetched again.
-        again: runs the fetch; None where no engine is at hand.
+        again: runs the fetch.
 
     Raises:
         FetchChanged: RVP-1502. And as `run_fetch`.
@@ -221,8 +221,6 @@ def load_fetch(
     tree = load_tree(locked.tree, store)
     if tree is not None:
         return tree
-    if again is None:
-        raise InternalError(f"the tree of fetch.{name} is not in the store, and nothing can fetch it")
     observer(Note(text=f"fetch.{name} is not in this store: fetching it again"))
     fetched = again()
     if fetched.tree.digest.hex() != locked.tree:
