@@ -25,7 +25,7 @@ from pipeline.difference.elf_file import (
     notes,
     section_attributes,
 )
-from pipeline.difference.look import Found, Look
+from pipeline.difference.look import Found, Look, OutOfTime
 from pipeline.difference.members import compare_attributes
 from pipeline.difference.model import Cause, Difference
 
@@ -47,6 +47,8 @@ def compare(path: str, left: Content, right: Content, look: Look) -> Found:
     details = compare_attributes(path, one.header, other.header)
     comments: list[str] = []
     details += _compare_sections(path, one, other, look, comments)
+    if look.is_late() and details:
+        return Found(details=tuple(details[: look.limits.details]), comments=tuple(comments))
     if not one.sections or not other.sections:
         details += _compare_segments(path, one, other, look)
     details += _compare_symbols(path, one, other, look)
@@ -78,10 +80,11 @@ def _compare_sections(
             Difference(path=path, kind="order", where="order of sections", causes=(Cause.FILE_ORDER,))
         )
     for name in common:
-        if look.is_late():
-            comments.append("the time limit ended the look here; later sections were not compared")
+        try:
+            details += _compare_section(path, left, right, ones[name], others[name], look)
+        except OutOfTime:
+            comments.append(f"the time limit ended the look at section {name}; later ones were not compared")
             break
-        details += _compare_section(path, left, right, ones[name], others[name], look)
     return details
 
 

@@ -99,6 +99,7 @@ class ElfFile:
             raise Broken("the ELF header is cut short or of an unknown class")
         self.content = content
         self._look = look
+        self._symbols: dict[int, tuple[Symbol, ...]] = {}
         self.wide = head[4] == 2
         self._order = "<" if head[5] == 1 else ">"
         layout = struct.Struct(self._order + ("HHLQQQLHHHHHH" if self.wide else "HHLLLLLHHHHHH"))
@@ -203,7 +204,12 @@ class ElfFile:
         return tuple(sections)
 
     def symbols(self, kind: int = SYMTAB) -> tuple[Symbol, ...]:
-        """Read the symbol table of a kind; empty when there is none."""
+        """Read the symbol table of a kind, once; empty when there is none."""
+        if kind not in self._symbols:
+            self._symbols[kind] = self._read_symbols(kind)
+        return self._symbols[kind]
+
+    def _read_symbols(self, kind: int) -> tuple[Symbol, ...]:
         table = next((section for section in self.sections if section.kind == kind), None)
         if table is None or table.link >= len(self.sections):
             return ()

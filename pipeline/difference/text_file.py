@@ -5,8 +5,8 @@ from __future__ import annotations
 import difflib
 
 from pipeline.difference.causes import causes_of_lines
-from pipeline.difference.content import Content
-from pipeline.difference.look import Broken, Found, Look
+from pipeline.difference.content import Content, first_difference
+from pipeline.difference.look import Broken, Found, Look, text_of
 
 _CONTEXT = 2
 _LINE = 400
@@ -28,11 +28,11 @@ def compare(path: str, left: Content, right: Content, look: Look) -> Found:
     """Compare two texts by lines.
 
     Raises:
-        Broken: the text is too large, or is none after all.
+        Broken: the text is none after all.
     """
     limit = look.limits.text_bytes
     if max(left.size, right.size) > limit:
-        raise Broken(f"the text is larger than {limit} bytes and was compared as bytes")
+        return _compare_large(left, right, look)
     try:
         ones, others = (_lines(side.read(0, side.size).decode("utf-8")) for side in (left, right))
     except UnicodeDecodeError as error:
@@ -69,6 +69,27 @@ def compare(path: str, left: Content, right: Content, look: Look) -> Found:
         comments=tuple(comments),
         left=_shorten(one[0]) if one else "(no line)",
         right=_shorten(other[0]) if other else "(no line)",
+    )
+
+
+def _compare_large(left: Content, right: Content, look: Look) -> Found:
+    """Name the first line that differs, without holding the text."""
+    first = first_difference(left, right, tick=look.tick)
+    if first is None:
+        return Found()
+    line = 1 + sum(chunk.count(b"\n") for chunk in left.part(0, first).chunks())
+    before = left.read(max(0, first - _LINE), min(first, _LINE))
+    start = first - len(before) + before.rfind(b"\n") + 1
+    texts = [text_of(side.read(start, 2 * _LINE).split(b"\n", 1)[0]) for side in (left, right)]
+    return Found(
+        where=f"line {line}",
+        offset=first,
+        left=_shorten(texts[0]),
+        right=_shorten(texts[1]),
+        causes=causes_of_lines(texts[:1], texts[1:]),
+        comments=(
+            f"the text is larger than {look.limits.text_bytes} bytes: the first line that differs is shown",
+        ),
     )
 
 

@@ -452,6 +452,21 @@ def test_no_cause_is_guessed(left, right):
     assert look(left.encode(), right.encode(), "a.txt").causes == ()
 
 
+def test_a_large_text_names_its_first_differing_line():
+    lines = [b"line %d\n" % number for number in range(1000)]
+    other = [*lines[:700], b"built 2026-11-23\n", *lines[701:]]
+    lines[700] = b"built 2026-11-24\n"
+    limits = Limits(text_bytes=1000, diffoscope_s=0)
+    found = compare_bytes(b"".join(lines), b"".join(other), name="a.log", limits=limits)
+    assert (found.kind, found.where, found.left, found.right, found.causes) == (
+        "text",
+        "line 701",
+        "built 2026-11-24",
+        "built 2026-11-23",
+        (Cause.TIMESTAMP,),
+    )
+
+
 def test_text_names_a_missing_last_newline():
     assert "no newline at the end" in look(b"a\nb\n", b"a\nb", "a.txt").text
 
