@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterable
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Final, get_args
 
 import msgspec
@@ -16,6 +16,7 @@ import msgspec
 from pipeline.build_result import RECIPE_FOLDER, Artifact, BuildResult, MeasurementResult
 from pipeline.recipe import Recipe
 from pipeline.recipe import read as read_recipe_folder
+from pipeline.spec import parse_reference
 from pipeline.store import FolderStore
 from provenance.claims import Measurement, Tee
 from provenance.digest import Digests, hash_file, sha256
@@ -24,8 +25,8 @@ from provenance.measurement_log import MeasurementLog
 from provenance.predicates.core import LayerName
 from provenance.strict import NotReadable, read_file, read_json
 
-# Measures a file again: path, TEE, name of the subject.
-Measure = Callable[[Path, Tee, str], tuple[Measurement, ...]]
+# Measures a file again: path, TEE, name of the subject, detached SIGSTRUCT.
+Measure = Callable[[Path, Tee, str, bytes | None], tuple[Measurement, ...]]
 
 MAX_LOG_BYTES: Final = 64 << 20
 
@@ -76,13 +77,19 @@ class RecipeOther(MeasurementMismatch):
     code = "RVP-6134"
 
 
-def measure_again(path: Path, tee: Tee, name: str) -> tuple[Measurement, ...]:
-    """Measure a file with the measurer of its format."""
-    from pipeline.measure.formats import measure_file
-    from pipeline.measure.measured import MeasureOptions
+def measure_again(path: Path, tee: Tee, name: str, sigstruct: bytes | None) -> tuple[Measurement, ...]:
+    """Measure a file with the measurer of its format; its own checks must pass.
 
-    options = MeasureOptions(name=name, with_log=False)
-    return measure_file(path, tee=tee, options=options).measurements
+    Raises:
+        CheckFailed: RVP-5010, and what the measurers raise: RVP-50nn, RVP-51nn.
+    """
+    from pipeline.measure.formats import measure_file
+    from pipeline.measure.measured import MeasureOptions, require_passed
+
+    options = MeasureOptions(name=name, with_log=False, sigstruct=sigstruct, sigstruct_name="sigstruct")
+    found = measure_file(path, tee=tee, options=options).measurements
+    require_passed(found)
+    return found
 
 
 def check_signable(result: BuildResult, folder: Path) -> None:
@@ -126,7 +133,36 @@ def read_recipe(folder: Path, result: BuildResult) -> Recipe:
             f"the recipe is\n  {recipe.digest.hex()}\nthe result says\n  {result.recipe}",
             place=str(folder / RECIPE_FOLDER),
         )
+    core = recipe.core
+    said = [f"{result.project} {result.version} at {result.epoch}"]
+    said += sorted(f"{one.node} ({one.layer})" for one in result.measurements)
+    meant = [f"{core.project} {core.version} at {core.source_date_epoch}"]
+    meant += sorted(f"measure.{one.id} ({one.layer})" for one in recipe.spec.measure)
+    if said != meant:
+        raise RecipeOther(
+            f"the result is of\n  {', '.join(said)}\nthe recipe of\n  {', '.join(meant)}", place=str(folder)
+        )
     return recipe
+
+
+def sigstruct_of(folder: Path, recipe: Recipe, node: str, artifacts: Iterable[Artifact]) -> bytes | None:
+    """Find the detached SIGSTRUCT that a measurement takes: a pinned file of the recipe, or an artifact.
+
+    Raises:
+        NotSignable: RVP-6133.
+    """
+    text = next((one.sigstruct for one in recipe.spec.measure if f"measure.{one.id}" == node), "")
+    if not text:
+        return None
+    reference = parse_reference(text)
+    if reference.kind == "file":
+        return read_file(_inside(folder, f"{RECIPE_FOLDER}/files/{reference.path}"))
+    for one in artifacts:
+        if one.node == reference.node and PurePosixPath(one.name).name == PurePosixPath(reference.path).name:
+            return read_file(_inside(folder, one.path))
+    raise NotSignable(
+        f"the SIGSTRUCT {text} of {node} is not beside the result", hint="put the signature beside rvp.toml"
+    )
 
 
 def hash_artifact(path: Path) -> Digests:
@@ -160,7 +196,12 @@ def hash_again(folder: Path, one: Artifact) -> Digests:
 
 
 def measure_artifact(
-    folder: Path, one: Measurement, artifacts: Iterable[Artifact], measure: Measure
+    folder: Path,
+    one: Measurement,
+    artifacts: Iterable[Artifact],
+    *,
+    sigstruct: bytes | None = None,
+    measure: Measure = measure_again,
 ) -> Measurement:
     """Measure the artifact of a measurement again; return it under the artifact's name.
 
@@ -172,12 +213,21 @@ def measure_artifact(
     if not match:
         raise ValuesChanged(f'what was measured as "{one.subject.name}" is not among the artifacts')
     found = (same_name or match)[0]
-    path = _inside(folder, found.path)
-    for again in measure(path, one.tee, found.name):
-        if again.variant == one.variant:
-            _compare(one, again, path)
-            return msgspec.structs.replace(one, subject=msgspec.structs.replace(one.subject, name=found.name))
-    raise ValuesChanged(f"measuring again gives no {one.tee} values for {one.variant}", place=str(path))
+    path = _measured_path(_inside(folder, found.path), one)
+    shape = [again for again in measure(path, one.tee, found.name, sigstruct) if again.variant == one.variant]
+    if not shape:
+        raise ValuesChanged(f"measuring again gives no {one.tee} values for {one.variant}", place=str(path))
+    same = [again for again in shape if again.claims == one.claims]
+    _compare(one, (same or shape)[0], path)
+    return msgspec.structs.replace(one, subject=msgspec.structs.replace(one.subject, name=found.name))
+
+
+def _measured_path(path: Path, one: Measurement) -> Path:
+    """Return what is measured: of an image layout that is a folder, the folder around its manifest."""
+    parts = path.parts
+    if one.tee == "oci" and parts[-3:-1] == ("blobs", "sha256") and (path.parents[2] / "oci-layout").exists():
+        return path.parents[2]
+    return path
 
 
 def _compare(said: Measurement, again: Measurement, path: Path) -> None:
@@ -190,7 +240,7 @@ def _compare(said: Measurement, again: Measurement, path: Path) -> None:
 
 
 def read_logs(folder: Path, node: MeasurementResult) -> list[tuple[str, MeasurementLog, bytes]]:
-    """Read the measurement logs of a node: file name, log, SHA-256; each folds to a value that was measured.
+    """Read the measurement logs of a node: name, log, SHA-256; each folds to a value that was measured.
 
     Raises:
         ValuesChanged: RVP-6131. NotReadable: RVP-1010. NotWellFormed: RVP-1011. WrongType: RVP-1014.
@@ -206,7 +256,7 @@ def read_logs(folder: Path, node: MeasurementResult) -> list[tuple[str, Measurem
                 f"the log folds to {log.tee} {log.register} {log.value}, which was not measured",
                 place=str(path),
             )
-        logs.append((Path(name).name, log, sha256(data)))
+        logs.append((name.removeprefix("measurement-logs/"), log, sha256(data)))
     return logs
 
 

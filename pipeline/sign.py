@@ -27,6 +27,7 @@ from pipeline.build_check import (
     measure_artifact,
     read_logs,
     read_recipe,
+    sigstruct_of,
 )
 from pipeline.build_result import BuildResult, read_result
 from pipeline.recipe import Recipe
@@ -128,7 +129,11 @@ def state_build(
     logs: list[tuple[str, MeasurementLog, bytes]] = []
     for node in result.measurements:
         layer = Layer(name=layer_name(node.layer), provider=result.project)
-        measured = [measure_artifact(folder, one, result.artifacts, measure) for one in node.measurements]
+        sigstruct = sigstruct_of(folder, recipe, node.node, result.artifacts)
+        measured = [
+            measure_artifact(folder, one, result.artifacts, sigstruct=sigstruct, measure=measure)
+            for one in node.measurements
+        ]
         sets += sets_from_measurements(measured, layer=layer)
         logs += read_logs(folder, node)
     core = Core(

@@ -12,15 +12,32 @@ from pipeline.base import LockedArchive, LockedBase, LockedPackage
 from pipeline.build_result import Artifact, BuildResult, MeasurementResult, NodeResult, RunResult
 from pipeline.lock import Lock, write_toml_lock
 from pipeline.measure.formats import measure_file
-from pipeline.recipe import Recipe, RecipeSource
+from pipeline.recipe import Recipe, RecipeFile, RecipeSource
 from pipeline.sandbox import NotExercised
 from pipeline.store import FolderStore
 from provenance.claims import Tool
 from provenance.digest import hash_bytes, sha256
 
-SPEC = (
-    b'schema = "rvp/spec/v1"\n[project]\nname = "keyservice"\nversion = "1.2.0"\n[source.app]\npath = "src"\n'
-)
+SPEC = b"""\
+schema = "rvp/spec/v1"
+[project]
+name = "keyservice"
+version = "1.2.0"
+[base.toolchain]
+debian = { suites = ["bookworm"], packages = ["gcc"] }
+[source.app]
+path = "src"
+[[step]]
+id = "enclave"
+base = "toolchain"
+needs = ["source.app"]
+run = ["make"]
+outputs = ["enclave.sgxs"]
+[[measure]]
+id = "enclave"
+tee = "sgx"
+image = "step.enclave:enclave.sgxs"
+"""
 ENCLAVE = "enclave.sgxs"
 
 
@@ -34,8 +51,19 @@ def sgxs_enclave(content: bytes = b"code") -> bytes:
     return stream
 
 
-def write_build(folder: Path, *, content: bytes = b"code", dirty: bool = False, **changes) -> BuildResult:
+def write_build(
+    folder: Path,
+    *,
+    content: bytes = b"code",
+    dirty: bool = False,
+    more_spec: bytes = b"",
+    sigstruct: bytes = b"",
+    **changes,
+) -> BuildResult:
     """Write a build folder; `changes` replace fields of the result."""
+    store = FolderStore(folder.with_name(f"{folder.name}-store"))
+    if sigstruct:
+        more_spec += b'sigstruct = "signatures/enclave.sig"\n'
     (folder / "artifacts").mkdir(parents=True)
     (folder / "measurement-logs").mkdir()
     data = sgxs_enclave(content)
@@ -43,10 +71,11 @@ def write_build(folder: Path, *, content: bytes = b"code", dirty: bool = False, 
     measured = measure_file(folder / "artifacts" / ENCLAVE)
     (folder / "measurement-logs" / "enclave.json").write_bytes(msgspec.json.encode(measured.logs[0]))
     made = Recipe(
-        spec_bytes=SPEC,
+        spec_bytes=SPEC + more_spec,
         lock_bytes=write_toml_lock(_lock()),
         source_date_epoch=1700000000,
         repository="https://example.org/keyservice.git",
+        files=_files(store, sigstruct),
         sources=(
             RecipeSource(
                 name="app",
@@ -59,7 +88,7 @@ def write_build(folder: Path, *, content: bytes = b"code", dirty: bool = False, 
             ),
         ),
     )
-    recipe.write(made, folder / "recipe", FolderStore(folder / "unused-store"))
+    recipe.write(made, folder / "recipe", store)
     result = BuildResult(
         tool=Tool(name="rvp", version="0.1.0"),
         project="keyservice",
@@ -91,6 +120,13 @@ def write_build(folder: Path, *, content: bytes = b"code", dirty: bool = False, 
     result = msgspec.structs.replace(result, **changes)
     write_result(folder, result)
     return result
+
+
+def _files(store: FolderStore, sigstruct: bytes) -> tuple[RecipeFile, ...]:
+    if not sigstruct:
+        return ()
+    digest, size_bytes = store.put([sigstruct])
+    return (RecipeFile(path="signatures/enclave.sig", sha256=digest.hex(), size=size_bytes),)
 
 
 def write_result(folder: Path, result: BuildResult) -> None:

@@ -5,10 +5,20 @@ import json
 import msgspec
 import pytest
 
-from pipeline.build_check import ArtifactChanged, NotReproduced, NotSignable, RecipeOther, ValuesChanged
-from pipeline.build_result import NoBuild, read_result
+from pipeline.build_check import (
+    ArtifactChanged,
+    NotReproduced,
+    NotSignable,
+    RecipeOther,
+    ValuesChanged,
+    layer_name,
+    measure_again,
+    measure_artifact,
+)
+from pipeline.build_result import Artifact, NoBuild, read_result
 from pipeline.recipe import RecipeDamaged
 from pipeline.sign import OwnOutputRefused, Times, check_own_output, sign_statements, state_build, state_files
+from provenance.claims import Measurement, Subject
 from provenance.dsse import NotVerified
 from provenance.predicates.core import core_digest
 from provenance.predicates.reference_values import read_reference_values
@@ -164,6 +174,9 @@ def test_a_log_of_another_value_is_not_signed(build):
         ({"artifacts": ()}, NotSignable),
         ({"times": 3}, NotReproduced),
         ({"recipe": "00" * 32}, RecipeOther),
+        ({"project": "other"}, RecipeOther),
+        ({"version": "9"}, RecipeOther),
+        ({"epoch": 1}, RecipeOther),
     ],
 )
 def test_a_result_that_is_not_enough_is_not_signed(build, fields, error):
@@ -194,11 +207,63 @@ def test_a_path_that_leads_out_is_not_followed(build):
         state_build(build, builder_id=BUILDER)
 
 
-def test_a_layer_that_there_is_not_is_told(build):
+def test_a_layer_that_the_recipe_does_not_have_is_told(build):
     result = read_result(build)
-    change(build, measurements=(msgspec.structs.replace(result.measurements[0], layer="roof"),))
-    with pytest.raises(NotSignable, match="roof"):
+    change(build, measurements=(msgspec.structs.replace(result.measurements[0], layer="firmware"),))
+    with pytest.raises(RecipeOther):
         state_build(build, builder_id=BUILDER)
+
+
+def test_a_layer_that_there_is_not_is_told():
+    with pytest.raises(NotSignable, match="roof"):
+        layer_name("roof")
+
+
+def test_a_measurement_that_was_left_out_is_told(tmp_path):
+    more = b'[[measure]]\nid = "second"\ntee = "sgx"\nimage = "step.enclave:enclave.sgxs"\n'
+    write_build(tmp_path / "build", more_spec=more)
+    with pytest.raises(RecipeOther, match=r"measure\.second"):
+        state_build(tmp_path / "build", builder_id=BUILDER)
+
+
+def test_a_detached_signature_is_taken_from_the_recipe(tmp_path):
+    write_build(tmp_path / "build", sigstruct=b"the signature")
+    seen = []
+
+    def measure(path, tee, name, sigstruct):
+        seen.append(sigstruct)
+        return measure_again(path, tee, name, None)
+
+    state_build(tmp_path / "build", builder_id=BUILDER, measure=measure)
+    assert seen == [b"the signature"]
+
+
+def test_an_image_that_is_a_folder_is_measured_as_a_whole(tmp_path):
+    layout = tmp_path / "artifacts" / "image"
+    blob = layout / "blobs" / "sha256" / ("ab" * 32)
+    blob.parent.mkdir(parents=True)
+    blob.write_bytes(b"manifest")
+    (layout / "oci-layout").write_text("{}")
+    said = Measurement(
+        tee="oci",
+        subject=Subject(name="image", digest={"sha256": "ab" * 32}),
+        claims={"config": "sha256:" + "cd" * 32},
+    )
+    listed = Artifact(
+        name="image/manifest",
+        path=str(blob.relative_to(tmp_path)),
+        node="pack.image",
+        size_bytes=8,
+        digest={"sha256": "ab" * 32},
+    )
+    measured = []
+
+    def measure(path, tee, name, sigstruct):
+        measured.append(path)
+        return (said,)
+
+    assert measure_artifact(tmp_path, said, [listed], measure=measure).subject.name == "image/manifest"
+    assert measured == [layout]
 
 
 def test_no_build_is_told(tmp_path):

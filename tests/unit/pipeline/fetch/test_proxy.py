@@ -207,5 +207,5 @@ def test_the_bridge_leads_to_the_socket(folder: Path, server: int, tool: str) ->
                         assert time.monotonic() < until
                         time.sleep(0.05)
             finally:
-                subprocess.run(["kill", "-9", f"-{running.pid}"], check=False)
+                os.killpg(running.pid, 9)
     assert proxy.transcript.contacts[0].connections == 1
