@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import http.client
 import http.server
+import os
 import shutil
+import signal
 import socket
 import socketserver
 import subprocess
@@ -207,5 +209,5 @@ def test_the_bridge_leads_to_the_socket(folder: Path, server: int, tool: str) ->
                         assert time.monotonic() < until
                         time.sleep(0.05)
             finally:
-                os.killpg(running.pid, 9)
+                os.killpg(running.pid, signal.SIGKILL)
     assert proxy.transcript.contacts[0].connections == 1
