@@ -25,9 +25,22 @@ Example, in a step of a GitHub job:
     show_default=True,
     help="The form that the host reads.",
 )
+@click.option(
+    "--also",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Summarise FILE too, if it is there.",
+)
 @click.option("--bundle-path", default="", metavar="PATH", help="Hand this path on as bundle-path.")
 @click.pass_obj
-def summary(settings: Settings, files: tuple[Path, ...], output_format: str, bundle_path: str) -> None:
+def summary(
+    settings: Settings,
+    files: tuple[Path, ...],
+    also: tuple[Path, ...],
+    output_format: str,
+    bundle_path: str,
+) -> None:
     """Summarise documents of `--format json` for a continuous-integration host.
 
     FILE is what `rvp build`, `rvp verify`, `rvp measure` or `rvp appraise` printed, or difference.json.
@@ -36,5 +49,5 @@ def summary(settings: Settings, files: tuple[Path, ...], output_format: str, bun
     from pipeline.report.documents import read_document
     from pipeline.report.summary import FORMATS
 
-    documents = tuple(read_document(path) for path in files)
+    documents = tuple(read_document(path) for path in (*files, *(path for path in also if path.exists())))
     settings.out(FORMATS[output_format](documents, bundle_path).removesuffix("\n"))

@@ -113,6 +113,20 @@ class Verification(msgspec.Struct, frozen=True, kw_only=True):
     agreed: dict[str, Any] | None = None
 
 
+class Fault(msgspec.Struct, frozen=True, kw_only=True):
+    """One step that diverged from equal inputs, and the look inside."""
+
+    node: str
+    differing: tuple[str, ...] = ()
+    report: DifferenceReport
+
+
+class Divergence(msgspec.Struct, frozen=True, kw_only=True):
+    """`rvp/divergence/v1`: what `rvp build` writes as difference.json."""
+
+    faults: tuple[Fault, ...] = ()
+
+
 class Unreadable(msgspec.Struct, frozen=True, kw_only=True):
     """A document that is not there or not readable, and why."""
 
@@ -120,7 +134,7 @@ class Unreadable(msgspec.Struct, frozen=True, kw_only=True):
     reason: str
 
 
-Document = Build | Measurements | Verification | DifferenceReport | Unreadable
+Document = Build | Measurements | Verification | DifferenceReport | Divergence | Unreadable
 
 _TYPES: Final[dict[str, type[Document]]] = {
     "rvp/build/v1": Build,
@@ -128,6 +142,7 @@ _TYPES: Final[dict[str, type[Document]]] = {
     "rvp/verification/v1": Verification,
     "rvp/appraisal/v1": Verification,
     "rvp/difference/v1": DifferenceReport,
+    "rvp/divergence/v1": Divergence,
 }
 
 

@@ -24,6 +24,7 @@ from pipeline.difference.render import headline, render_text
 from pipeline.report.documents import (
     Build,
     Check,
+    Divergence,
     Document,
     Measurements,
     Unreadable,
@@ -67,6 +68,10 @@ def markdown(documents: Sequence[Document], *, limit_bytes: int = LIMIT_BYTES) -
                 _verification(page, document)
             case DifferenceReport():
                 _differences(page, document)
+            case Divergence():
+                for fault in document.faults:
+                    page.add(f"### {code(fault.node)} gives other files from equal inputs", "")
+                    _differences(page, fault.report)
             case Unreadable():
                 page.add(f"### ❔ {escape(document.name)}", "", f"{escape(shorten(document.reason))}", "")
     return page.text()

@@ -109,8 +109,9 @@ def test_gitlab_inputs_are_not_expanded_again():
         for value in job.get("variables", {}).values()
         if "$[[" in json.dumps(value)
     ]
-    assert len(given) == 4
-    assert all(value["expand"] is False for value in given)
+    assert len(given) == 6
+    expanded = [value for value in given if not (isinstance(value, dict) and value["expand"] is False)]
+    assert expanded == ["$[[ inputs.before_release ]]"]  # a boolean: GitLab refuses anything else
 
 
 # The blocks, executed
@@ -128,29 +129,47 @@ def project(tmp_path_factory):
 
 
 INPUTS = {"folder": "sub folder", "requirements": "requirements.txt"}
+BUILDER = "https://example.org/a builder;$(exit 9)"
 
 
-def github(project: Path, room: Path, *, installed: Path | None = None, **environment: str) -> ci_host.GitHub:
+def github(
+    project: Path,
+    room: Path,
+    *,
+    installed: Path | None = None,
+    before_release: bool = False,
+    **environment: str,
+) -> ci_host.GitHub:
     return ci_host.GitHub(
         GITHUB,
         project,
         room / "github",
-        environment=ci_host.host_environment(ROOT, sys.executable, STUB) | environment,
-        inputs=INPUTS,
+        environment=ci_host.host_environment(ROOT, sys.executable, STUB)
+        | {"RVP_STUB_BUILDER": BUILDER}
+        | environment,
+        inputs=INPUTS | {"builder-id": BUILDER, "before-release": before_release},
         secrets={"RVP_SIGNING_KEY": "the key"},
         installed=installed,
     )
 
 
 def gitlab(
-    project: Path, room: Path, *, protected: bool = True, installed: Path | None = None, **environment: str
+    project: Path,
+    room: Path,
+    *,
+    protected: bool = True,
+    installed: Path | None = None,
+    before_release: bool = False,
+    **environment: str,
 ) -> ci_host.GitLab:
     return ci_host.GitLab(
         GITLAB,
         project,
         room / "gitlab",
-        environment=ci_host.host_environment(ROOT, sys.executable, STUB) | environment,
-        inputs=INPUTS | {"image": IMAGE},
+        environment=ci_host.host_environment(ROOT, sys.executable, STUB)
+        | {"RVP_STUB_BUILDER": BUILDER}
+        | environment,
+        inputs=INPUTS | {"image": IMAGE, "builder_id": BUILDER, "before_release": before_release},
         key_file="the key\n",
         protected=protected,
         installed=installed,
@@ -204,6 +223,7 @@ def test_github_stops_at_a_divergence_and_still_says_so(project, tmp_path, githu
     assert list(host.jobs) == ["build"]
     assert host.jobs["build"].status == 11
     assert "diverged" in host.jobs["build"].summary
+    assert "enclave&#46;so&#58; elf differs at section &#46;text" in host.jobs["build"].summary
     assert outputs["verdict"] == ""
 
 
@@ -212,6 +232,17 @@ def test_github_fails_with_the_exit_code_of_the_verdict(project, tmp_path, githu
     assert host.run()["verdict"] == "failed"
     assert host.jobs["verify"].status == 13
     assert "quorum" in host.jobs["verify"].summary
+
+
+def test_an_inconclusive_verdict_ends_well_only_before_the_release(project, tmp_path, github_run, gitlab_run):
+    for before_release, status in ((True, 0), (False, 20)):
+        more = {"before_release": before_release, "RVP_STUB_VERIFY": "20"}
+        host = github(project, tmp_path / f"{status}", installed=github_run[0].installed, **more)
+        assert host.run()["verdict"] == "inconclusive"
+        assert host.jobs["verify"].status == status
+        jobs = gitlab(project, tmp_path / f"{status}", installed=gitlab_run.installed, **more).run()
+        assert jobs["rvp-verify"].outputs["RVP_VERDICT"] == "inconclusive"
+        assert jobs["rvp-verify"].status == status
 
 
 def test_gitlab_goes_from_source_to_verdict(gitlab_run):

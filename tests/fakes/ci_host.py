@@ -19,6 +19,7 @@ from pathlib import Path
 import yaml
 
 _EXPRESSION = re.compile(r"\$\{\{\s*([\w.-]+)\s*\}\}")
+_WRITTEN = {True: "true", False: "false", None: ""}
 _INPUT = re.compile(r"\$\[\[\s*inputs\.(\w+)\s*\]\]")
 
 
@@ -128,7 +129,7 @@ class GitHub(_Host):
     def _job(self, name: str, job: dict) -> None:
         state = self._start(name)
         scope = {"runner.temp": str(state.temporary)}
-        scope |= {f"inputs.{key}": value for key, value in self.inputs.items()}
+        scope |= {f"inputs.{key}": _WRITTEN.get(value, value) for key, value in self.inputs.items()}
         scope |= {f"secrets.{key}": value for key, value in self.secrets.items()}
         summary, output, path = (state.temporary / word for word in ("summary.md", "output", "path"))
         for file in (summary, output, path):
@@ -212,7 +213,9 @@ class GitLab(_Host):
         for name, one in self.spec.items():
             if "regex" in one and not re.search(one["regex"], values[name] or ""):
                 raise ValueError(f"the input {name} is {values[name]!r}, not {one['regex']}")
-        self.pipeline = yaml.safe_load(_INPUT.sub(lambda match: values[match[1]], body))
+        self.pipeline = yaml.safe_load(
+            _INPUT.sub(lambda match: _WRITTEN.get(values[match[1]], values[match[1]]), body)
+        )
         self.key_file = key_file
         self.protected = protected
         self.installed = installed

@@ -15,6 +15,21 @@ VALUES = {
     "claims": {"mrenclave": "ab" * 32, "isvprodid": 1},
 }
 
+DIVERGENCE = {
+    "schema": "rvp/divergence/v1",
+    "faults": [
+        {
+            "node": "step.enclave",
+            "differing": ["enclave.so"],
+            "report": {
+                "schema": "rvp/difference/v1",
+                "labels": ["run 1", "run 2"],
+                "differences": [{"path": "enclave.so", "kind": "elf", "where": "section .text"}],
+            },
+        }
+    ],
+}
+
 
 def main(arguments: list[str]) -> int:
     if arguments[:1] == ["summary"]:
@@ -37,9 +52,12 @@ def main(arguments: list[str]) -> int:
             }
             Path(".rvp/build").mkdir(parents=True)
             Path(".rvp/build/result.json").write_text(json.dumps(document))
+            if status:
+                Path(".rvp/build/difference.json").write_text(json.dumps(DIVERGENCE))
             sys.stdout.write(json.dumps(document) + "\n")
             return status
-        case ["sign", "--key", key]:
+        case ["sign", "--key", key, "--builder-id", builder]:
+            assert builder == os.environ["RVP_STUB_BUILDER"]
             assert stat.S_IMODE(Path(key).stat().st_mode) == 0o600
             assert Path(key).read_text() == "the key\n"
             assert "the key" not in "".join(os.environ.values())
@@ -56,10 +74,11 @@ def main(arguments: list[str]) -> int:
             assert (Path(folder) / "index.json").exists()
             assert Path(policy).exists()
             status = int(os.environ.get("RVP_STUB_VERIFY", "0"))
-            check = {"id": "quorum", "status": "failed" if status else "passed", "expected": "2", "got": "1"}
+            verdict = {0: "passed", 20: "inconclusive"}.get(status, "failed")
+            check = {"id": "quorum", "status": verdict if status != 20 else "skipped", "got": "1"}
             document = {
                 "schema": "rvp/verification/v1",
-                "verdict": "failed" if status else "passed",
+                "verdict": verdict,
                 "exit_code": status,
                 "checks": [check],
             }
