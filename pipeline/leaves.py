@@ -86,12 +86,14 @@ def with_bases(
         if node in rootfs:
             continue
         observer(Phase(what=node))
-        locked = project.lock.base[node.removeprefix("base.")]
+        name = node.removeprefix("base.")
+        locked = project.lock.base[name]
         rootfs[node] = build_rootfs(
             locked,
             folder=project.folder,
             store=store,
             observer=observer,
+            base=project.spec.base[name],
         )
         keep_base(locked, rootfs[node], store)
         observer(Phase(what=node, done=True))
