@@ -106,7 +106,7 @@ def load_recipe(
 
     Args:
         recipe: as `recipe.read` gave it, its pinned files in the store.
-        folder: a new folder, which receives the spec, the lock and the pinned files.
+        folder: a folder without a project, which receives the spec, the lock and the pinned files.
         store: receives the sources, and is asked first.
         observer: hears of downloads.
         cache: folder for clones.
@@ -115,7 +115,7 @@ def load_recipe(
         SpecError: as `load_project`. SourceMissing: RVP-1326. SourceChanged: RVP-1328.
     """
     spec, lock = recipe.spec, recipe.lock
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     (folder / SPEC_NAME).write_bytes(recipe.spec_bytes)
     (folder / LOCK_NAME).write_bytes(recipe.lock_bytes)
     for file in recipe.files:

@@ -1,0 +1,178 @@
+"""`rvp rebuild`: rebuild somebody's bundle from nothing but its recipe."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+import msgspec
+
+from pipeline.report.progress import MODES, progress
+from provenance.strict import NotReadable
+from verifier.cli.terminal import Settings, format_option, styled
+
+if TYPE_CHECKING:
+    from pipeline.agreement import Disagreement
+    from pipeline.project import LoadedProject
+    from pipeline.recipe import Recipe
+    from pipeline.store import FolderStore
+    from provenance.bundle import Bundle
+    from provenance.events import Observer
+    from provenance.policy import TrustPolicy
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  rvp rebuild keyservice.bundle --policy policy.toml -o rebuilt
+  rvp rebuild keyservice.tar --policy policy.toml --source file:///srv/keyservice.git
+\b
+Afterwards `rvp -C rebuilt sign` signs the result as your own.
+"""
+)
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option(
+    "--policy",
+    "policy_path",
+    type=click.Path(path_type=Path),
+    help="Check first that the source is the expected one.",
+)
+@click.option("--source", "repository", metavar="REPO", help="Fetch the source from this mirror or clone.")
+@click.option(
+    "--output",
+    "-o",
+    type=click.Path(path_type=Path),
+    default=Path("rebuilt"),
+    show_default=True,
+    help="A new folder to build in.",
+)
+@click.option("--times", type=click.IntRange(1), help="Runs in total; default: what the recipe says.")
+@click.option(
+    "--jobs", "-j", type=click.IntRange(1), help="Steps at once; default: the number of processors."
+)
+@click.option("--store", metavar="DIR", help="The store; default: $RVP_STORE, else .rvp/store in the folder.")
+@click.option(
+    "--progress", "mode", type=click.Choice(MODES), default="auto", show_default=True, help="How to show it."
+)
+@format_option()
+@click.pass_obj
+def rebuild(
+    settings: Settings,
+    bundle: Path,
+    policy_path: Path | None,
+    repository: str | None,
+    output: Path,
+    times: int | None,
+    jobs: int | None,
+    store: str | None,
+    mode: str,
+    output_format: str,
+) -> None:
+    """Rebuild BUNDLE from its recipe, and compare with what it states.
+
+    With --policy, the source must be the expected one before anything of the recipe runs. Exit code 11:
+    other artifacts; 12: the same artifacts, other values; 13: another source.
+    """
+    from pipeline.agreement import NothingStated, compare_with, raise_disagreement, stated_cores
+    from pipeline.cli.build import build_project, make_executor, show_build
+    from pipeline.leaves import store_of
+    from provenance.bundle import read_bundle
+    from provenance.policy import load_policy
+
+    output = output.absolute()
+    if os.path.lexists(output) and (not output.is_dir() or any(output.iterdir())):
+        raise NotReadable(
+            "the folder to build in is not empty", place=str(output), hint="name a new one: -o DIR"
+        )
+    found = read_bundle(bundle)
+    trust = load_policy(policy_path) if policy_path else None
+    if trust is None:
+        settings.warn("without --policy the source is not checked: this builds what the bundle says")
+    opened = store_of(output, named=store)
+    with progress(mode, quiet=settings.quiet, verbose=settings.verbose > 0) as observer:
+        project = _load(found, trust, output, opened, repository, observer)
+        executor = make_executor(output, jobs)
+        built = build_project(project, opened, executor, observer=observer, times=times)
+    cores = stated_cores(found)
+    differences = tuple(one for core in cores for one in compare_with(core, built.result))
+    if output_format == "json":
+        settings.out_json(
+            {
+                "schema": "rvp/rebuild/v1",
+                "bundle": found.digest.hex(),
+                "source_checked": trust is not None,
+                "agrees": bool(cores) and not differences,
+                "differences": differences,
+                "build": built.result,
+            }
+        )
+    else:
+        show_build(settings, built, output_format)
+        settings.out(_verdict(len(cores), differences))
+    built.raise_divergence()
+    raise_disagreement(differences)
+    if not cores:
+        raise NothingStated("the bundle states no values", place=str(bundle))
+
+
+def _verdict(cores: int, differences: tuple[Disagreement, ...]) -> str:
+    if not cores:
+        return f"{styled('inconclusive')}: the bundle states no values"
+    if differences:
+        return f"{styled('failed')}: it differs from what the bundle states"
+    return f"{styled('passed')}: it agrees with what the bundle states; signatures were not judged here"
+
+
+def _load(
+    found: Bundle,
+    trust: TrustPolicy | None,
+    output: Path,
+    store: FolderStore,
+    repository: str | None,
+    observer: Observer,
+) -> LoadedProject:
+    """Bring recipe and sources into the store, check the source, lay out the project's folder."""
+    from pipeline.project import load_recipe
+    from pipeline.recipe import read as read_recipe
+    from provenance.bundle import extract_recipe
+
+    with tempfile.TemporaryDirectory(prefix="rvp-rebuild-") as scratch:
+        extract_recipe(found, Path(scratch) / "recipe")
+        recipe = read_recipe(Path(scratch) / "recipe", store)
+    cache = store.folder / "git"
+    if trust is not None:
+        _check_source(found, trust, recipe, repository, cache)
+    for blob in found.inputs:
+        store.put(blob.chunks())  # found again by their digests
+    project = load_recipe(_from(recipe, repository), output, store=store, observer=observer, cache=cache)
+    return msgspec.structs.replace(project, recipe=recipe)
+
+
+def _check_source(
+    found: Bundle, trust: TrustPolicy, recipe: Recipe, repository: str | None, cache: Path
+) -> None:
+    from pipeline.git import fetch_revision
+    from verifier.verify.source import check_before_rebuild
+
+    expected = trust.policy.source.repository
+    clone: Path | None = None
+    for source in recipe.sources:
+        if repository and source.commit and source.repository == expected and trust.source_signers:
+            clone, _ = fetch_revision(repository, source.ref or source.commit, cache, commit=source.commit)
+    check_before_rebuild(found, trust, clone=clone)
+
+
+def _from(recipe: Recipe, repository: str | None) -> Recipe:
+    """Fetch the sources of the recipe's own repository from another place; what is fetched is the same."""
+    if repository is None:
+        return recipe
+    sources = tuple(
+        msgspec.structs.replace(source, repository=repository)
+        if source.repository and source.repository == recipe.repository
+        else source
+        for source in recipe.sources
+    )
+    return msgspec.structs.replace(recipe, sources=sources)
