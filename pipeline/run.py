@@ -30,6 +30,7 @@ from pipeline.spec import Step
 from pipeline.store import Store
 from pipeline.tree import Tree
 from provenance.canonical import canonical_json
+from provenance.digest import sha256
 from provenance.errors import RvpError, SpecError, StepFailure
 from provenance.events import Note, Observer, StepFinished, StepPlanned, StepStarted, ignore
 
@@ -391,7 +392,11 @@ def recorded(store: Store, key: bytes) -> tuple[_Record, Tree] | None:
         if not store.has(digest):
             return None
         with store.get(digest) as stream:
-            tree = msgspec.json.decode(stream.read(), type=Tree)
+            data = stream.read()
+        if sha256(data) != digest:
+            return None
+        tree = msgspec.json.decode(data, type=Tree)
+        vars(tree)["digest"] = digest  # it was just checked
     except (msgspec.DecodeError, ValueError):
         return None
     if all(store.has(bytes.fromhex(entry.sha256)) for entry in tree.entries if entry.kind == "file"):
