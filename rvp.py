@@ -22,7 +22,7 @@ COMMANDS: Final[dict[str, tuple[str, str, str]]] = {
     "sgx": ("pipeline.cli.sgx", "pipeline", "Pack, sign and take apart SGX enclaves."),
     "sign": ("pipeline.cli.sign", "pipeline", "Sign the statements of a build that you ran."),
     "release": ("verifier.cli.release", "", "Sign a release: these values, this sequence, this validity."),
-    "publish": ("verifier.cli.publish", "", "Write the bundle that others verify and rebuild."),
+    "publish": ("pipeline.cli.publish", "pipeline", "Write the bundle that others verify and rebuild."),
     "verify": ("verifier.cli.verify", "", "Judge a bundle under your policy."),
     "policy": ("verifier.cli.policy", "", "Write a policy, or find what is weak in one."),
     "key": ("verifier.cli.key", "", "Make and show signing keys."),

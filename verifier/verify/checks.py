@@ -532,6 +532,7 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True):
     run: Callable[[Case], Check]
     failure: type[RvpError]
     mandatory: bool
+    only_warns: bool = False
 
     @property
     def id(self) -> str:
@@ -545,7 +546,7 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True):
 
 
 CHECKS: Final[tuple[Rule, ...]] = tuple(
-    Rule(run=run, failure=failure, mandatory=mandatory)
+    Rule(run=run, failure=failure, mandatory=mandatory, only_warns=run in {policy, equivocation, dissent})
     for run, failure, mandatory in (
         (bundle, BundleBroken, True),
         (policy, NoQuorum, True),

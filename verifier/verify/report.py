@@ -31,7 +31,8 @@ def as_text(verdict: Verdict, bundle: str, policy: str) -> str:
     for check in verdict.checks:
         lines += _check_lines(check)
     if verdict.agreed:
-        lines += ["", f"values   core {verdict.agreed.core}, agreed by {', '.join(verdict.agreed.operators)}"]
+        word = "values  " if verdict.verdict == "passed" else "not accepted:"
+        lines += ["", f"{word} core {verdict.agreed.core}, agreed by {', '.join(verdict.agreed.operators)}"]
         for one in verdict.agreed.sets:
             lines += [
                 f"  {plain(one.id)}: {name} {plain(constraint.words())}"

@@ -1,0 +1,125 @@
+"""rvp policy, show, explain, publish --add, as a user types them."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+CASES = ROOT / "tests" / "conformance" / "verify"
+KEYS = ROOT / "tests" / "conformance" / "keys"
+
+
+def rvp(*arguments: object, folder: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "NO_COLOR": "1"}
+    command = [sys.executable, "-m", "rvp", *map(str, arguments)]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_a_policy_that_init_wrote_verifies_the_bundle_it_was_made_for(tmp_path: Path) -> None:
+    bundle = CASES / "two-of-two" / "bundle.tar"
+    made = rvp(
+        "policy", "init", bundle, "--out", tmp_path / "p.toml",
+        "--operator", f"acme={KEYS}/acme.pub", "--operator", f"auditor={KEYS}/auditor.pub",
+        "--release-signer", KEYS / "release-a.pub", "--release-signer", KEYS / "release-b.pub",
+        "--source-signer", KEYS / "maintainer.pub",
+    )  # fmt: skip
+    assert made.returncode == 0, made.stderr
+    assert "unverified" in made.stderr
+    checked = rvp("policy", "check", tmp_path / "p.toml")
+    assert (checked.returncode, "0 errors" in checked.stdout) == (0, True)
+    done = rvp("verify", bundle, "--policy", tmp_path / "p.toml", "--at", "2026-03-01T00:00:00Z")
+    assert done.returncode == 0, done.stdout
+    again = rvp("policy", "init", "--operator", f"a={KEYS}/acme.pub", "--out", tmp_path / "p.toml")
+    assert (again.returncode, "RVP-6302" in again.stderr) == (2, True)
+
+
+def test_a_policy_with_an_error_exits_13(tmp_path: Path) -> None:
+    rvp("policy", "init", "--operator", f"a={KEYS}/acme.pub", "--out", tmp_path / "p.toml")
+    done = rvp("policy", "check", tmp_path / "p.toml", "--format", "json")
+    found = {finding["id"] for finding in json.loads(done.stdout)["findings"]}
+    assert done.returncode == 13
+    assert {"one-operator", "no-release-signers", "unsigned-source"} <= found
+
+
+@pytest.mark.parametrize("view", ["statement", "predicate", "values", "recipe", "log"])
+def test_show_has_each_view_and_says_that_nothing_was_verified(view: str) -> None:
+    done = rvp("show", CASES / "two-of-two" / "bundle.tar", "--as", view)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.rstrip().splitlines()[-1].startswith("unverified")
+
+
+def test_show_prints_the_whole_bundle_with_full_digests() -> None:
+    done = rvp("show", CASES / "folder" / "bundle")
+    assert "mrenclave  " + "11" * 32 in done.stdout
+    assert "git/app/tag" in done.stdout
+    assert (
+        json.loads(rvp("show", CASES / "folder" / "bundle", "--format", "json").stdout)["verified"] is False
+    )
+
+
+def test_show_reads_policies_and_keys_and_keeps_private_keys_private(tmp_path: Path) -> None:
+    assert "2 of 2" in rvp("show", CASES / "two-of-two" / "policy.toml").stdout
+    assert "sha256:" in rvp("show", KEYS / "acme.pub").stdout
+    rvp("key", "new", tmp_path / "k")
+    secret = (tmp_path / "k").read_text().splitlines()[1]
+    shown = rvp("show", tmp_path / "k")
+    assert shown.returncode == 0
+    assert secret not in shown.stdout
+
+
+def test_show_refuses_what_is_not_ours(tmp_path: Path) -> None:
+    (tmp_path / "x").write_bytes(b"\x7fELF" + bytes(100))
+    done = rvp("show", tmp_path / "x")
+    assert (done.returncode, "RVP-6441" in done.stderr) == (2, True)
+
+
+def test_terminal_escapes_in_a_bundle_are_not_printed(tmp_path: Path) -> None:
+    (tmp_path / "x.json").write_text('{"schema": "rvp/\\u001b[31mred"}')
+    done = rvp("show", tmp_path / "x.json")
+    assert "\x1b" not in done.stdout
+
+
+def test_explain_knows_codes_numbers_and_checks() -> None:
+    for asked in ("RVP-6409", "6409", "agreement"):
+        assert "Cure:" in rvp("explain", asked).stdout
+    done = rvp("explain", "agreemnt")
+    assert (done.returncode, "did you mean" in done.stderr) == (2, True)
+    assert len(rvp("explain", "--list").stdout.splitlines()) > 50
+
+
+def test_publish_add_joins_the_statements_of_a_second_operator(tmp_path: Path) -> None:
+    from provenance.bundle import Bundle, read_bundle, write_bundle
+
+    whole = read_bundle(CASES / "two-of-two" / "bundle.tar")
+    half = Bundle(statements=whole.statements[:2], recipe=whole.recipe, inputs=whole.inputs)
+    write_bundle(tmp_path / "b.tar", half)
+    (tmp_path / "said").mkdir()
+    for number, data in enumerate(whole.statements[2:]):
+        (tmp_path / "said" / f"{number}.sigstore.json").write_bytes(data)
+    done = rvp("publish", tmp_path / "b.tar", "--add", "--statements", tmp_path / "said", "--format", "json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["digest"]["sha256"] == whole.digest.hex()
+    assert (tmp_path / "b.tar").read_bytes() == (CASES / "two-of-two" / "bundle.tar").read_bytes()
+
+
+@pytest.mark.parametrize("form", ["sarif", "junit"])
+def test_verify_writes_what_ci_reads(form: str) -> None:
+    folder = CASES / "one-signer_fail"
+    done = rvp(
+        "verify", "bundle.tar", "--policy", "policy.toml", "--at", "2026-03-01T00:00:00Z", "--format", form,
+        folder=folder,
+    )  # fmt: skip
+    assert done.returncode == 13
+    if form == "sarif":
+        (result,) = json.loads(done.stdout)["runs"][0]["results"]
+        assert (result["ruleId"], result["level"]) == ("agreement", "error")
+    else:
+        import xml.etree.ElementTree as ET
+
+        suite = ET.fromstring(done.stdout)
+        assert suite.get("failures") == "1"
+        assert suite.find("testcase[@name='agreement']/failure").get("type") == "RVP-6409"
