@@ -40,3 +40,22 @@ def test_the_exit_codes_of_the_page_are_those_of_the_families() -> None:
         if isinstance(kind, type) and issubclass(kind, families.RvpError)
     }
     assert told == known | {0}
+
+
+def test_the_sample_policy_is_a_policy_without_errors() -> None:
+    from provenance.policy import parse_policy
+    from provenance.policy_weakness import weaknesses
+
+    page = (ROOT / "docs" / "reference" / "policy.md").read_text()
+    sample = page.partition("```toml\n")[2].partition("```")[0]
+    found = weaknesses(parse_policy(sample.encode()), sample)
+    assert [finding.id for finding in found if finding.severity == "error"] == []
+    for id_ in (
+        "minority-quorum",
+        "one-operator",
+        "no-freshness",
+        "no-release-signers",
+        "any-ref",
+        "level-measured",
+    ):
+        assert id_ in page
