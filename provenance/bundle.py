@@ -156,7 +156,10 @@ def lay_out(bundle: Bundle) -> Layout:
             manifests.append(
                 Manifest(artifact_type=kind, layers=tuple(layers[key] for key in sorted(layers)))
             )
-    return layout_of(manifests)
+    try:
+        return layout_of(manifests)
+    except ValueError as error:  # half of a surrogate pair
+        raise NotABundle(f"a title or a predicate type is not Unicode text: {error}") from error
 
 
 def write_bundle(path: Path, bundle: Bundle) -> Bundle:

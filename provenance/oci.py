@@ -28,8 +28,8 @@ import msgspec
 
 from provenance.canonical import canonical_json
 from provenance.digest import CHUNK_BYTES, sha256
-from provenance.errors import SignatureFailure
-from provenance.strict import NotReadable, parse_json, read_json
+from provenance.errors import SignatureFailure, UsageError
+from provenance.strict import NotReadable, read_json
 from provenance.ustar import ClimbsOut, TooLarge, Truncated, tar_chunks, tar_members
 
 T = TypeVar("T")
@@ -259,9 +259,10 @@ def read_layout(path: Path, limits: Limits | None = None) -> Layout:
                 place=name,
                 hint="an OCI image layout has oci-layout, index.json, blobs/",
             )
-    marker = parse_json(_small(found["oci-layout"], 4096, f"{name}/oci-layout"), name=f"{name}/oci-layout")
-    if not isinstance(marker, dict) or marker.get("imageLayoutVersion") != "1.0.0":
-        raise NotALayout("imageLayoutVersion is not 1.0.0", place=f"{name}/oci-layout")
+    place = f"{name}/oci-layout"
+    marker = _document(_small(found["oci-layout"], 4096, place), _Marker, place, limits)
+    if marker.version != "1.0.0":
+        raise NotALayout(f"imageLayoutVersion is {marker.version!r}, not 1.0.0", place=place)
     blobs = {}
     for member, blob in found.items():
         if match := _BLOB.match(member):
@@ -269,6 +270,10 @@ def read_layout(path: Path, limits: Limits | None = None) -> Layout:
             blobs[digest] = msgspec.structs.replace(blob, digest=digest)
     index = _small(found["index.json"], limits.json_bytes, f"{name}/index.json")
     return _walk(index, blobs, limits, name)
+
+
+class _Marker(msgspec.Struct, frozen=True, kw_only=True):
+    version: str = msgspec.field(name="imageLayoutVersion")
 
 
 class _IndexDocument(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
@@ -319,10 +324,8 @@ def _walk(index: bytes, blobs: dict[bytes, Blob], limits: Limits, name: str) -> 
 def _document(data: bytes, type_: type[T], place: str, limits: Limits) -> T:
     try:
         return read_json(data, type_, name=place, limit_bytes=limits.json_bytes)
-    except NotALayout:
-        raise
-    except Exception as error:
-        raise NotALayout(getattr(error, "message", str(error)), place=place) from error
+    except UsageError as error:
+        raise NotALayout(error.message, place=place) from error
 
 
 def _reach(

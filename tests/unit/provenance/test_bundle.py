@@ -139,3 +139,9 @@ def test_a_changed_annotation_in_the_index_is_refused(tmp_path: Path) -> None:
     index.write_bytes(index.read_bytes().replace(b"urn:a", b"urn:c", 1))
     with pytest.raises(NotABundle, match="annotation"):
         read_bundle(tmp_path / "a")
+
+
+def test_text_that_is_not_unicode_is_refused_not_a_crash() -> None:
+    payload = base64.b64encode(b'{"predicateType": "urn:\\ud800"}').decode()
+    with pytest.raises(NotABundle):
+        lay_out(Bundle(statements=(json.dumps({"dsseEnvelope": {"payload": payload}}).encode(),)))
