@@ -37,7 +37,15 @@ from provenance.dsse import SignsBytes
 from provenance.errors import InternalError, RvpError
 from provenance.measurement_log import MeasurementLog
 from provenance.predicates import read_predicate, reference_values
-from provenance.predicates.core import Core, Layer, LayerName, MeasurementSet, Source, sets_from_measurements
+from provenance.predicates.core import (
+    Core,
+    Layer,
+    LayerName,
+    MeasurementSet,
+    Source,
+    core_digest,
+    sets_from_measurements,
+)
 from provenance.predicates.reference_values import (
     Builder,
     LogReference,
@@ -64,7 +72,7 @@ from provenance.sigstore_bundle import SUFFIX, read_bundle, sign_statement, veri
 from provenance.statement import ResourceDescriptor, Statement, artifact
 from provenance.version import version
 
-_SHORT_KEY: Final = 12  # hex digits of a fingerprint in a file name
+_SHORT: Final = 12  # hex digits of a digest in a file name
 
 
 class OwnOutputRefused(InternalError):
@@ -235,9 +243,9 @@ def state_files(
         started_on=times.started_on or None,
         finished_on=times.finished_on or None,
     )
-    return Statements(
-        core=core, level="measured", statements={"reference-values": make_reference_values(values)}
-    )
+    # Named after the core, so that it never takes the place of what a build of one's own gave.
+    name = f"measured-values.{core_digest(core).hex()[:_SHORT]}"
+    return Statements(core=core, level="measured", statements={name: make_reference_values(values)})
 
 
 def sign_statements(statements: Statements, signer: SignsBytes) -> tuple[Signed, ...]:
@@ -250,7 +258,7 @@ def sign_statements(statements: Statements, signer: SignsBytes) -> tuple[Signed,
     for name, statement in statements.statements.items():
         data = sign_statement(statement, signer).to_json()
         check_own_output(data, statement, signer)
-        short = signer.public_key.fingerprint.hex()[:_SHORT_KEY]
+        short = signer.public_key.fingerprint.hex()[:_SHORT]
         signed.append(Signed(file_name=f"{name}.{short}{SUFFIX}", statement=statement, data=data))
     return tuple(signed)
 

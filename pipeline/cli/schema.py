@@ -15,6 +15,17 @@ SCHEMAS: Final[dict[str, tuple[str, str, str]]] = {
     "lock": ("pipeline.lock", "json_schema", "rvp.lock, written by rvp lock"),
     "recipe": ("pipeline.recipe", "RecipeCore", "recipe.json, what a recipe's digest covers"),
     "measurements": ("provenance.claims", "Measurements", "what rvp measure --format json prints"),
+    "reference-values": (
+        "provenance.predicates.schema",
+        "reference_values_schema",
+        "the reference-values predicate, which rvp sign signs",
+    ),
+    "release": (
+        "provenance.predicates.schema",
+        "release_schema",
+        "the release predicate, which rvp release signs",
+    ),
+    "build": ("pipeline.build_result", "json_schema", "result.json, what rvp build leaves"),
     "policy": ("provenance.policy", "Policy", "policy.toml, the Verifier Owner's"),
 }
 
@@ -32,7 +43,7 @@ def schema(settings: Settings, name: str | None) -> None:
     """Print the JSON Schema of a format; without a name, list the formats."""
     if name is None:
         for known, (_, _, what) in SCHEMAS.items():
-            settings.out(f"{known:<14}{what}")
+            settings.out(f"{known:<18}{what}")
         return
     settings.out_json(schema_of(name))
 

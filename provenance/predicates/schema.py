@@ -51,6 +51,16 @@ def json_schema(name: str) -> dict[str, Any]:
     }
 
 
+def reference_values_schema() -> dict[str, Any]:
+    """Return the JSON Schema of the reference-values predicate."""
+    return json_schema("reference-values")
+
+
+def release_schema() -> dict[str, Any]:
+    """Return the JSON Schema of the release predicate."""
+    return json_schema("release")
+
+
 def schema_path(name: str) -> Path:
     """Return where the committed schema of a predicate lies."""
     version = SCHEMAS[name][0].rpartition("/")[2]

@@ -1,12 +1,16 @@
 """`rvp sign` and `rvp release`: from a build folder to a released core."""
 
 import json
+import os
+import pty
+import subprocess
+import sys
 
 import pytest
 
 from provenance.public_key import load_public_key
 from provenance.sigstore_bundle import read_bundle, verify_envelope
-from tests.cli.test_key_command import rvp
+from tests.cli.test_key_command import ROOT, rvp
 from tests.fakes.build_folder import ENCLAVE, sgxs_enclave, write_build
 
 RELEASE = ("--series", "stable", "--sequence", "7", "--version", "1.2.0")
@@ -207,3 +211,37 @@ def test_a_published_bundle_can_be_released(project):
     write_bundle(project / "bundle.tar", Bundle(statements=data))
     done = release(project, "--signed-by", "ci.key.pub", place="bundle.tar")
     assert done.returncode == 0, done.stderr
+
+
+def test_a_person_is_asked_before_a_release_is_signed(project):
+    rvp("sign", "--key", "ci.key", cwd=project)
+    for answer, code in (("n\n", 130), ("y\n", 0)):
+        controller, terminal = pty.openpty()
+        process = subprocess.Popen(
+            [
+                sys.executable,
+                "-m",
+                "rvp",
+                "release",
+                ".rvp/statements",
+                "--key",
+                "release.key",
+                *RELEASE,
+                *VALID,
+            ],
+            cwd=project,
+            env={**os.environ, "PYTHONPATH": str(ROOT), "NO_COLOR": "1"},
+            stdin=terminal,
+            stderr=terminal,
+            stdout=subprocess.PIPE,
+        )
+        os.close(terminal)
+        shown = b""
+        while b"Sign this release?" not in shown:
+            shown += os.read(controller, 4096)
+        os.write(controller, answer.encode())
+        process.communicate(timeout=60)
+        os.close(controller)
+        assert b"mrenclave" in shown
+        assert process.returncode == code
+        assert bool([path for path in statements(project) if path.name.startswith("release")]) is (code == 0)
