@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import mmap
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final, cast
@@ -68,10 +69,11 @@ def _is_sdk_enclave(head: Head) -> bool:
     from pipeline.measure.sgx.elf import BadElf, Elf, map_file
     from pipeline.measure.sgx.sdk_metadata import NOTE_SECTION
 
+    data = map_file(head.path)
     try:
-        return Elf(map_file(head.path)).section(NOTE_SECTION) is not None
-    except BadElf:
-        return b"sgx_metadata\0" in map_file(head.path).obj  # type: ignore[operator]  # a mapping finds
+        return Elf(data).section(NOTE_SECTION) is not None
+    except BadElf:  # a damaged enclave is still one: its measurer says what is wrong
+        return isinstance(data.obj, mmap.mmap) and data.obj.find(b"sgx_metadata\0") >= 0
 
 
 def _is_sgxs(head: Head) -> bool:
