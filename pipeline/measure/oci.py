@@ -263,29 +263,33 @@ def _blob_json(room: Room, described: _Descriptor, place: str, checks: list[Chec
 
 def _hash_layer(room: Room, name: str, place: str) -> tuple[str, str]:
     """Hash a layer as stored and uncompressed, in one pass."""
-    stored, plain = hashlib.sha256(), hashlib.sha256()
-    size = 0
+    stored, plain, size = hashlib.sha256(), hashlib.sha256(), 0
     expand: Callable[[bytes], Iterator[bytes]] | None = None
-    for chunk in room.chunks(name):
+    for number, chunk in enumerate(room.chunks(name)):
         stored.update(chunk)
-        if expand is None:
+        if number == 0:
             expand = _expander(chunk, place)
-        for piece in expand(chunk):
+        for piece in expand(chunk) if expand else ():
             plain.update(piece)
             size += len(piece)
             if size > _MAX_LAYER:
                 raise BadImage(f"a layer of more than {_MAX_LAYER} bytes", place=place)
-    return f"sha256:{stored.hexdigest()}", f"sha256:{plain.hexdigest()}"
+    stored_digest = f"sha256:{stored.hexdigest()}"
+    return stored_digest, f"sha256:{plain.hexdigest()}" if expand else stored_digest
 
 
-def _expander(start: bytes, place: str) -> Callable[[bytes], Iterator[bytes]]:
-    """Choose how to uncompress a layer, from its first bytes (media types lie, engines look as well)."""
+def _expander(start: bytes, place: str) -> Callable[[bytes], Iterator[bytes]] | None:
+    """Choose how to uncompress a layer, from its first bytes (media types lie, engines look as well).
+
+    Returns:
+        What uncompresses chunk by chunk; None for a layer that is not compressed.
+    """
     if start[:2] == b"\x1f\x8b":
         return _gunzip(place)
     if start[:4] == b"\x28\xb5\x2f\xfd":
         import zstandard
 
-        reader = zstandard.ZstdDecompressor().decompressobj()
+        reader = zstandard.ZstdDecompressor().decompressobj(read_across_frames=True)
 
         def unzstd(chunk: bytes) -> Iterator[bytes]:
             try:
@@ -295,7 +299,7 @@ def _expander(start: bytes, place: str) -> Callable[[bytes], Iterator[bytes]]:
                 raise BadImage(f"a layer is not zstd: {error}", place=place) from error
 
         return unzstd
-    return lambda chunk: iter((chunk,))
+    return None
 
 
 def _gunzip(place: str) -> Callable[[bytes], Iterator[bytes]]:

@@ -9,9 +9,11 @@ import json
 import shutil
 import subprocess
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import zstandard
 
 from pipeline.measure import CheckFailed, measure_file, require_passed
 from pipeline.measure.image_room import BadImage
@@ -123,12 +125,23 @@ def test_an_image_that_skopeo_compressed_has_the_same_diff_ids(tmp_path: Path) -
     assert (f"sha256:{hashlib.sha256(layer).hexdigest()}",) == expected["diff_ids"]
 
 
-def test_a_gzip_layer_is_uncompressed_for_its_diff_id(tmp_path: Path) -> None:
+def gzipped(data: bytes) -> bytes:
+    return gzip.compress(data, mtime=0)
+
+
+def zstandarded(data: bytes) -> bytes:
+    return zstandard.ZstdCompressor().compress(data)
+
+
+@pytest.mark.parametrize("compress", [gzipped, zstandarded])
+def test_a_compressed_layer_is_uncompressed_for_its_diff_id(
+    tmp_path: Path, compress: Callable[[bytes], bytes]
+) -> None:
     expected = write(tmp_path / "image")
     blobs = tmp_path / "image/blobs/sha256"
     name = str(expected["manifest"])[7:]
     manifest = json.loads((blobs / name).read_bytes())
-    packed = gzip.compress((blobs / manifest["layers"][0]["digest"][7:]).read_bytes(), mtime=0)
+    packed = compress((blobs / manifest["layers"][0]["digest"][7:]).read_bytes())
     digest = hashlib.sha256(packed).hexdigest()
     (blobs / digest).write_bytes(packed)
     manifest["layers"][0] |= {"digest": f"sha256:{digest}", "size": len(packed)}

@@ -19,6 +19,7 @@ from pipeline.measure.sgx.sdk_layout import laid_out
 from pipeline.measure.sgx.sdk_metadata import read_metadata
 from pipeline.measure.sgx.sigstruct import Sigstruct, SigstructMismatch, sign, to_be_signed
 from provenance.errors import UsageError
+from tests.conftest import ROOT
 from tests.fakes.enclave_elf import enclave_elf
 
 CONFIG = EnclaveConfig(isvprodid=7, isvsvn=2, threads=3, stack="16KiB", heap="64KiB")
@@ -155,3 +156,10 @@ def test_the_sdks_xml_gives_the_same_enclave_as_toml() -> None:
 def test_a_bad_configuration_is_refused(text: bytes) -> None:
     with pytest.raises(BadEnclaveConfig):
         read_config(text)
+
+
+def test_the_documented_configuration_is_read() -> None:
+    text = (ROOT / "docs/reference/sgx.md").read_text()
+    lines = text.partition("## `enclave.toml`")[2].partition("| key |")[0].splitlines()
+    sample = "\n".join(line.strip() for line in lines if line.startswith("    "))
+    assert read_config(sample.encode()).heap_bytes == 256 << 10
