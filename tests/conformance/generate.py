@@ -75,32 +75,6 @@ def ssh_sign(name: str, payload: bytes) -> bytes:
     return "\n".join(["-----BEGIN SSH SIGNATURE-----", *lines, "-----END SSH SIGNATURE-----", ""]).encode()
 
 
-WHO = b"Maintainer <maintainer@example.org> 1770000000 +0000"
-COMMIT = b"tree %s\nauthor %s\ncommitter %s\n\nRelease 1.2.0\n" % (
-    b"4b825dc642cb6eb9a060e54bf8d69288fbee4904",
-    WHO,
-    WHO,
-)
-COMMIT_ID = hashlib.sha1(b"commit %d\0" % len(COMMIT) + COMMIT).hexdigest()
-
-
-def tag(by: str | None = "maintainer", name: str = "v1.2.0", commit: str = COMMIT_ID) -> bytes:
-    payload = (
-        f"object {commit}\ntype commit\ntag {name}\n".encode() + b"tagger " + WHO + b"\n\nRelease 1.2.0\n"
-    )
-    return payload + (ssh_sign(by, payload) if by else b"")
-
-
-def git_inputs(signed_tag: bytes):
-    return (
-        blob_of(COMMIT, "", title="git/app/commit"),
-        blob_of(signed_tag, "", title="git/app/tag"),
-    )
-
-
-# ---- what is said -----------------------------------------------------------------------------------
-
-
 def recipe_files(argument: str = "all") -> dict[str, bytes]:
     spec = f'schema = "rvp/spec/v1"\n# make {argument}\n'.encode()
     lock = b"# pinned\n"
@@ -118,6 +92,51 @@ def recipe_files(argument: str = "all") -> dict[str, bytes]:
 
 
 RECIPE = recipe_files()
+
+
+WHO = b"Maintainer <maintainer@example.org> 1770000000 +0000"
+
+
+def git_id(kind: str, data: bytes) -> str:
+    return hashlib.sha1(b"%s %d\0" % (kind.encode(), len(data)) + data).hexdigest()
+
+
+def git_tree(*entries: tuple[bytes, str, bytes]) -> bytes:
+    return b"".join(
+        b"%s %s\0" % (mode, name.encode()) + bytes.fromhex(git_id(kind, data))
+        for mode, name, kind, data in (
+            (mode, name, "tree" if mode == b"40000" else "blob", data) for mode, name, data in entries
+        )
+    )
+
+
+PROJECT = git_tree(*((b"100644", name, RECIPE[name]) for name in ("rvp.lock", "rvp.toml")))
+ROOT_TREE = git_tree((b"100644", "README", b"hello"), (b"40000", "enclave", PROJECT))
+COMMIT = b"tree %s\nauthor %s\ncommitter %s\n\nRelease 1.2.0\n" % (
+    git_id("tree", ROOT_TREE).encode(),
+    WHO,
+    WHO,
+)
+COMMIT_ID = git_id("commit", COMMIT)
+
+
+def tag(by: str | None = "maintainer", name: str = "v1.2.0", commit: str = COMMIT_ID) -> bytes:
+    payload = (
+        f"object {commit}\ntype commit\ntag {name}\n".encode() + b"tagger " + WHO + b"\n\nRelease 1.2.0\n"
+    )
+    return payload + (ssh_sign(by, payload) if by else b"")
+
+
+def git_inputs(signed_tag: bytes):
+    return (
+        blob_of(COMMIT, "", title="git/app/commit"),
+        blob_of(signed_tag, "", title="git/app/tag"),
+        blob_of(ROOT_TREE, "", title="git/app/tree/0"),
+        blob_of(PROJECT, "", title="git/app/tree/1"),
+    )
+
+
+# ---- what is said -----------------------------------------------------------------------------------
 
 
 def core(*, value: str = "11", unpredicted: bool = False, recipe=RECIPE, **changes) -> Core:
@@ -477,6 +496,22 @@ def generate() -> None:
         "replaced-spec_fail", bundle(*both, recipe=swapped), failing=("recipe",), exit_code=13,
         what="the spec is not the one that the recipe names",
     )  # fmt: skip
+    evil = recipe_files("evil")
+    built = core(recipe=evil)
+    released = (release("release-a", built), release("release-b", built))
+    own = bundle(values("acme", built), values("auditor", built), releases=released, recipe=evil)
+    case(
+        "other-spec_fail", own, failing=("recipe-committed",), exit_code=13,
+        what="the signed source, built by both with a spec that is not in it",
+    )  # fmt: skip
+    case(
+        "other-spec-accepted", own, what="a spec that is not in the source, and whose recipe the policy names",
+        policy_text=policy(("[quorum]", f'recipes = ["{sha256(evil["recipe.json"]).hex()}"]\n\n[quorum]')),
+    )  # fmt: skip
+    case(
+        "no-recipe_fail", replace(good, recipe=None), failing=("recipe-committed",), exit_code=13,
+        what="a signed source, and nothing that shows what was done with it",
+    )  # fmt: skip
     case(
         "recipe-not-accepted_fail", good, failing=("recipe",), exit_code=13,
         policy_text=policy(("[quorum]", f'recipes = ["{"0" * 64}"]\n\n[quorum]')), what="the policy accepts another recipe",
@@ -490,9 +525,20 @@ def generate() -> None:
         policy_text=policy(("n = 2", "n = 2\nminority_quorum = true"), operators=("third", "fourth")),
         failing=("conflict",), warnings=("policy",), exit_code=13, what="two against two, and two are enough",
     )  # fmt: skip
+    only_measured = replace(CORE, recipe_digest=None, sources=())
+    measured = Bundle(
+        statements=(
+            values("acme", only_measured, level="measured"), values("auditor", only_measured, level="measured"),
+            release("release-a", only_measured), release("release-b", only_measured),
+        )
+    )  # fmt: skip
+    case("measured-only_fail", measured, failing=("level",), exit_code=13, what="both only measured")
+    accepts = policy(
+        ("n = 2", 'n = 2\nlevel = "measured"'), ('signed_by = ["../../keys/maintainer.pub"]\n', "")
+    )
     case(
-        "measured-only_fail", bundle(both[0], values("auditor", level="measured")), failing=("level",), exit_code=13,
-        what="one of the two only measured",
+        "measured-accepted", measured, policy_text=accepts, warnings=("source-repository", "source-ref"),
+        what="both only measured, and the policy accepts it",
     )  # fmt: skip
     case(
         "unreleased_fail",

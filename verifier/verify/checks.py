@@ -17,6 +17,7 @@ from provenance.claims import Check
 from provenance.digest import sha256
 from provenance.errors import RvpError
 from provenance.policy import LEVELS, TrustPolicy, duration_s
+from provenance.predicates.core import Core
 from provenance.predicates.shapes import format_moment
 from provenance.strict import parse_json
 from verifier.verify.case import Case
@@ -34,13 +35,14 @@ from verifier.verify.failures import (
     OtherRecipe,
     OtherRef,
     OtherRepository,
+    RecipeNotCommitted,
     RequiredMissing,
     SourceUnsigned,
     Stale,
     StatementForged,
     Withdrawn,
 )
-from verifier.verify.source import check_ref, check_repository, check_signature
+from verifier.verify.source import check_committed, check_ref, check_repository, check_signature
 
 
 def _say(id_: str, status: str, got: str, *, expected: str = "", source: str = "", hint: str = "") -> Check:
@@ -143,6 +145,14 @@ def _key_of(trust: TrustPolicy, name: str) -> str:
     return f"key {key.fingerprint.hex()}" if key else "keyless"
 
 
+def _without_source(id_: str, trust: TrustPolicy, core: Core) -> Check | None:
+    """Values that were measured state no source; only a policy that accepts this level goes on."""
+    if core.sources or core.recipe_digest:
+        return None
+    status = "warning" if trust.policy.quorum.level == "measured" else "skipped"
+    return _say(id_, status, "the values were measured, not built: no source is stated")
+
+
 def product(case: Case) -> Check:
     """The values are of the expected product."""
     if case.trust is None or case.looked_at is None:
@@ -162,14 +172,16 @@ def source_repository(case: Case) -> Check:
     """The expected repository was built."""
     if case.trust is None or case.looked_at is None:
         return _not_reached("source-repository")
-    return check_repository(case.trust.policy.source, case.looked_at.sources)
+    measured = _without_source("source-repository", case.trust, case.looked_at)
+    return measured or check_repository(case.trust.policy.source, case.looked_at.sources)
 
 
 def source_ref(case: Case) -> Check:
     """An expected ref was built, as it was committed."""
     if case.trust is None or case.looked_at is None:
         return _not_reached("source-ref")
-    return check_ref(case.trust.policy.source, case.looked_at.sources)
+    measured = _without_source("source-ref", case.trust, case.looked_at)
+    return measured or check_ref(case.trust.policy.source, case.looked_at.sources)
 
 
 def source_signature(case: Case) -> Check:
@@ -216,6 +228,16 @@ def recipe(case: Case) -> Check:
             hint="the recipe was replaced: get the bundle again",
         )
     return _say("recipe", "passed", got, expected=signed)
+
+
+def recipe_committed(case: Case) -> Check:
+    """Spec and lock are the ones of the revision that a maintainer signed."""
+    if case.bundle is None or case.trust is None or case.looked_at is None:
+        return _not_reached("recipe-committed")
+    if recipe(case).status == "failed":
+        return _not_reached("recipe-committed", "the recipe is not the one that was signed")
+    files = unpack_files(case.bundle.recipe) if case.bundle.recipe else {}
+    return check_committed(case.trust.policy.source, case.looked_at.sources, files, case.objects)
 
 
 def _recipe_parts(files: dict[str, bytes], core: object) -> str:
@@ -557,6 +579,7 @@ CHECKS: Final[tuple[Rule, ...]] = tuple(
         (source_ref, OtherRef, True),
         (source_signature, SourceUnsigned, False),
         (recipe, OtherRecipe, False),
+        (recipe_committed, RecipeNotCommitted, False),
         (agreement, NoQuorum, True),
         (conflict, Conflict, True),
         (equivocation, NoQuorum, True),

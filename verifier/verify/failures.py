@@ -169,3 +169,15 @@ class RequiredMissing(PolicyFailure):
     """
 
     code = "RVP-6418"
+
+
+class RecipeNotCommitted(PolicyFailure):
+    """Nothing shows that spec and lock are the ones of the revision that a maintainer signed.
+
+    The spec says which commands run: who replaces it decides what is built, whatever the source is.
+
+    Cure: commit rvp.toml and rvp.lock, tag and sign, build and publish from that clone. Or read the recipe
+    (`rvp show BUNDLE --as recipe`) and accept its digest: `[source] recipes`.
+    """
+
+    code = "RVP-6419"

@@ -28,6 +28,7 @@ from verifier.verify.ssh_signature import (
     object_id,
     read_commit,
     read_tag,
+    read_tree,
     verify_ssh_signature,
 )
 
@@ -78,11 +79,24 @@ def read_git_objects(clone: Path, source: Source) -> dict[str, bytes]:
     found = {object_title(source.name, "commit"): _git(clone, "cat-file", "commit", source.commit)}
     if source.ref.startswith("refs/tags/") and _git(clone, "cat-file", "-t", source.ref).strip() == b"tag":
         found[object_title(source.name, "tag")] = _git(clone, "cat-file", "tag", source.ref)
+    for number, data in enumerate(_trees_to(clone, source.commit)):
+        found[object_title(source.name, f"tree/{number}")] = data
     return found
 
 
+def _trees_to(clone: Path, commit: str) -> list[bytes]:
+    """Read the tree objects from the commit's root down to the folder that the clone's path is."""
+    try:
+        prefix = _git(clone, "rev-parse", "--show-prefix").decode().strip().rstrip("/")
+        parts = prefix.split("/") if prefix else []
+        paths = ["/".join(parts[:depth]) for depth in range(len(parts) + 1)]
+        return [_git(clone, "cat-file", "tree", f"{commit}:{path}") for path in paths]
+    except GitFailed:
+        return []  # the revision has no such folder; the verifier will say that nothing shows the spec
+
+
 def _git(clone: Path, *arguments: str) -> bytes:
-    command = ["git", "-c", f"safe.directory={clone.resolve()}", "-C", str(clone), *arguments]
+    command = ["git", "-c", "safe.directory=*", "-C", str(clone), *arguments]
     try:
         done = subprocess.run(command, capture_output=True, check=False, timeout=60)
     except (OSError, subprocess.TimeoutExpired) as error:
@@ -198,6 +212,71 @@ def unsigned(source: Source, signers: tuple[str, ...], objects: GitObjects) -> s
                 return ""
             reasons.append(f"commit {source.commit}: {reason}")
     return "; ".join(reasons) or "the bundle has neither the tag object nor the commit object"
+
+
+def check_committed(
+    policy: SourcePolicy, sources: tuple[Source, ...], files: Mapping[str, bytes], objects: GitObjects
+) -> Check:
+    """Spec and lock are the ones that were committed in the expected revision.
+
+    Args:
+        policy: `[source]`.
+        sources: of the agreed core.
+        files: of the recipe in the bundle; empty when it has none.
+        objects: git objects among the inputs.
+    """
+    id_, told = "recipe-committed", "policy [source] signed_by"
+    if policy.recipes:
+        return Check(id=id_, status="skipped", got="the policy names the recipe itself", source=told)
+    reasons = [uncommitted(source, files, objects) for source in expected_sources(policy, sources)]
+    if "" in reasons:
+        return Check(
+            id=id_, status="passed", got="rvp.toml and rvp.lock are those of the commit", source=told
+        )
+    why = "; ".join(dict.fromkeys(reasons)) or "no source of the expected repository"
+    if not policy.signed_by or not reasons:
+        return Check(id=id_, status="skipped", got=why, source=told)
+    return Check(
+        id=id_,
+        status="failed",
+        expected="rvp.toml and rvp.lock of the revision that a maintainer signed",
+        got=why,
+        source=told,
+        hint="commit both and publish from the clone; or accept this recipe: [source] recipes",
+    )
+
+
+def uncommitted(source: Source, files: Mapping[str, bytes], objects: GitObjects) -> str:
+    """Tell why spec and lock are not shown to be in a source's commit; empty when they are."""
+    digits = len(source.commit)
+    commit = objects.get(object_title(source.name, "commit"), b"")
+    if not files:
+        return "the bundle has no recipe"
+    if not digits or object_id("commit", commit, digits=digits) != source.commit:
+        return f"the bundle does not have the commit object of {source.name}"
+    wanted = {
+        name: object_id("blob", files.get(name, b""), digits=digits) for name in ("rvp.toml", "rvp.lock")
+    }
+    start = object_title(source.name, "tree/")
+    trees = {
+        object_id("tree", data, digits=digits): data
+        for title, data in objects.items()
+        if title.startswith(start)
+    }
+    reachable = [commit.partition(b"\n")[0].removeprefix(b"tree ").decode("ascii", "replace")]
+    seen: set[str] = set()
+    while reachable:
+        tree = reachable.pop()
+        if tree in seen or tree not in trees:
+            continue
+        seen.add(tree)
+        entries = read_tree(trees[tree], digits=digits)
+        if all(entries.get(name) == blob for name, blob in wanted.items()):
+            return ""
+        reachable += entries.values()
+    if not seen:
+        return f"the bundle does not have the tree object of {source.name}'s commit"
+    return f"the commit {source.commit} has another rvp.toml or rvp.lock"
 
 
 # ---- before a rebuild --------------------------------------------------------------------------------

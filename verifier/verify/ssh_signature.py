@@ -82,6 +82,20 @@ def read_tag(data: bytes) -> GitObject:
     )
 
 
+def read_tree(data: bytes, *, digits: int) -> dict[str, str]:
+    """Take a tree object apart: names to object ids, hex. What is malformed ends the list."""
+    entries: dict[str, str] = {}
+    size = digits // 2
+    while data:
+        head, separator, rest = data.partition(b"\0")
+        name = head.partition(b" ")[2].decode("utf-8", "surrogateescape")
+        if not separator or not name or len(rest) < size:
+            break
+        entries[name] = rest[:size].hex()
+        data = rest[size:]
+    return entries
+
+
 def verify_ssh_signature(payload: bytes, armoured: bytes, signers: Sequence[str]) -> str:
     """Tell whether one of the signers signed the payload for git.
 

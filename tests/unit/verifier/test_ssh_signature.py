@@ -8,7 +8,7 @@ import pytest
 from provenance.policy import SourcePolicy
 from provenance.predicates.core import Source
 from provenance.predicates.shapes import Sha256Digest
-from verifier.verify.source import check_signature, object_title, read_git_objects, unsigned
+from verifier.verify.source import check_signature, object_title, read_git_objects, uncommitted, unsigned
 from verifier.verify.ssh_signature import object_id, read_commit, read_tag, verify_ssh_signature
 
 
@@ -94,3 +94,23 @@ def test_what_is_no_ssh_signature_is_refused(armoured: bytes) -> None:
 
 def test_without_signed_by_nothing_is_checked() -> None:
     assert check_signature(SourcePolicy(repository="r"), (), (), {}).status == "skipped"
+
+
+@pytest.mark.parametrize("place", ["", "examples/app"])
+def test_spec_and_lock_are_found_in_the_commit_where_git_put_them(clone: Path, place: str) -> None:
+    files = {"rvp.toml": b"spec", "rvp.lock": b"lock", "recipe.json": b"{}"}
+    folder = clone / place
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("rvp.toml", "rvp.lock"):
+        (folder / name).write_bytes(files[name])
+    git(clone, "add", "--", *(f"./{place}/{name}" for name in ("rvp.toml", "rvp.lock")))
+    git(clone, "commit", "-q", "-S", "-m", "spec")
+    git(clone, "tag", "-s", "-m", "release", "v2.0")
+    meant = source(clone, "refs/tags/v2.0")
+    objects = read_git_objects(folder, meant)
+    assert uncommitted(meant, files, objects) == ""
+    assert "another" in uncommitted(meant, files | {"rvp.toml": b"evil"}, objects)
+    assert "no recipe" in uncommitted(meant, {}, objects)
+    assert "commit object" in uncommitted(meant, files, {})
+    only_commit = {title: data for title, data in objects.items() if "tree" not in title}
+    assert "tree object" in uncommitted(meant, files, only_commit)
