@@ -344,6 +344,7 @@ def check_before_rebuild(
         check_repository(policy, sources),
         check_ref(policy, sources),
         check_signature(policy, trust.source_signers, sources, objects),
+        check_committed(policy, sources, unpack_files(bundle.recipe) if bundle.recipe else {}, objects),
     )
     for check in checks:
         if check.status == "failed":
