@@ -83,7 +83,7 @@ class MissingBlob(SignatureFailure):
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """What a reader accepts at most. Units: bytes, except `blobs`."""
 
-    json_bytes: int = 4 << 20
+    json_bytes: int = 16 << 20
     blob_bytes: int = 4 << 30
     total_bytes: int = 16 << 30
     blobs: int = 20_000

@@ -77,7 +77,8 @@ def publish(
         made = gather(origin / "build", signed, store=kept, clone=Path(), with_inputs=with_inputs)
     if os.path.lexists(place) and not replace:
         made = merge(read_bundle(place), made)
-    written = write_bundle(place, made)
+    write_bundle(place, made)
+    written = read_bundle(place)  # as a stranger would: what cannot be read was not published
     counts = describe(written)
     if output_format == "json":
         settings.out_json(

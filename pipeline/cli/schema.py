@@ -27,6 +27,7 @@ SCHEMAS: Final[dict[str, tuple[str, str, str]]] = {
     ),
     "build": ("pipeline.build_result", "json_schema", "result.json, what rvp build leaves"),
     "policy": ("provenance.policy", "Policy", "policy.toml, the Verifier Owner's"),
+    "verification": ("verifier.verify.result", "Verdict", "what rvp verify --format json prints"),
 }
 
 

@@ -123,3 +123,16 @@ def test_verify_writes_what_ci_reads(form: str) -> None:
         suite = ET.fromstring(done.stdout)
         assert suite.get("failures") == "1"
         assert suite.find("testcase[@name='agreement']/failure").get("type") == "RVP-6409"
+
+
+@pytest.mark.parametrize("case", ["two-of-two", "conflict_fail", "no-policy"])
+def test_the_json_of_a_verdict_is_what_its_schema_says(case: str) -> None:
+    import jsonschema
+
+    options = ["--policy", "policy.toml"] if (CASES / case / "policy.toml").exists() else []
+    done = rvp(
+        "verify", "bundle.tar", *options, "--at", "1772323200", "--format", "json", folder=CASES / case
+    )
+    document = json.loads(done.stdout)
+    jsonschema.validate(document, json.loads(rvp("schema", "verification").stdout))
+    assert document["at"] == "2026-03-01T00:00:00Z"
