@@ -27,6 +27,7 @@ from provenance.errors import EnvironmentFailure, Interrupted, MissingExtra
 
 if TYPE_CHECKING:
     from docker import APIClient, DockerClient
+    from requests import Response
 
 DEFAULT_URL: Final = "unix:///var/run/docker.sock"
 TIMEOUT_S: Final = 120
@@ -161,6 +162,25 @@ class Engine:
                 hint="start it again and run the same command; what was finished is kept",
                 place=self.url,
             ) from error
+
+    def get(self, path: str, parameters: dict[str, str]) -> Response:
+        """Ask the engine for something that the SDK has no call for; the answer is a stream to close.
+
+        Raises:
+            requests.RequestException, docker.errors.DockerException: call it inside `speaking`.
+        """
+        import http
+
+        answer = self.api.get(
+            f"{self.api.base_url}/v{self.api.api_version}{path}",
+            params=parameters,
+            headers={"Accept-Encoding": "identity"},
+            timeout=TIMEOUT_S,
+            stream=True,
+        )
+        if answer.status_code != http.HTTPStatus.NOT_FOUND:
+            self.api._raise_for_status(answer)  # type: ignore[attr-defined]  # noqa: SLF001  the SDK's own way
+        return answer
 
     @contextlib.contextmanager
     def cpuset(self, count: int) -> Iterator[str]:

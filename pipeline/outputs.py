@@ -9,6 +9,7 @@ Refused: device nodes, pipes, links that are absolute or lead out of {out}, an o
 from __future__ import annotations
 
 import contextlib
+import http
 import io
 import tarfile
 from collections.abc import Iterable, Iterator
@@ -129,14 +130,15 @@ def collect_outputs(
 
 @contextlib.contextmanager
 def _archive(engine: Engine, container: str, path: str) -> Iterator[IO[bytes] | None]:
-    import docker.errors
-
-    with engine.speaking("take the outputs"):
-        try:
-            chunks, _ = engine.api.get_archive(container, path)
-        except docker.errors.NotFound:
-            chunks = None
-        yield None if chunks is None else io.BufferedReader(_Reader(chunks), CHUNK_BYTES)
+    """Open an archive; leaving early closes the connection, or the engine would go on sending."""
+    with (
+        engine.speaking("take the outputs"),
+        engine.get(f"/containers/{container}/archive", {"path": path}) as answer,
+    ):
+        if answer.status_code == http.HTTPStatus.NOT_FOUND:
+            yield None
+        else:
+            yield io.BufferedReader(_Reader(answer.iter_content(CHUNK_BYTES)), CHUNK_BYTES)
 
 
 class _Reader(io.RawIOBase):

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from pipeline.client_identity import is_alive, is_own, own_labels
-from pipeline.engine import TIMEOUT_S, Engine, EngineRefused
+from pipeline.engine import Engine, EngineRefused
 from pipeline.inputs import (
     archive_of,
     checkout,
@@ -340,7 +340,8 @@ class _Watched:
 
     def __init__(self, engine: Engine, run: StepRun, container: str, log: StepLog) -> None:
         self._engine, self._run, self._container, self._log = engine, run, container, log
-        self._done = threading.Event()
+        self._wake = threading.Event()
+        self._done = False
         self._stopped_for: type[StepFailed] | None = None
 
     def work(self) -> float:
@@ -357,14 +358,16 @@ class _Watched:
             watcher.start()
             for _, data in frames_iter(attached, tty=False):
                 if self._stopped_for is StepLogLimit:
-                    continue  # the engine waits until somebody has read the rest
+                    continue  # the engine cannot kill before somebody has read the rest
                 self._log.write(data)
                 if self._log.size_bytes > self._run.limits.log_bytes:
-                    self._kill(StepLogLimit)
+                    self._stopped_for = StepLogLimit
+                    self._wake.set()
             status = int(api.wait(self._container, timeout=int(self._run.limits.time_s) + 120)["StatusCode"])
             duration_s = time.monotonic() - began
         finally:
-            self._done.set()
+            self._done = True
+            self._wake.set()
             attached.close()
         self._log.close()
         self._engine.check_not_stopping()
@@ -392,7 +395,9 @@ class _Watched:
         limits, pause_s = self._run.limits, _FIRST_LOOK_S
         while True:
             left_s = limits.time_s - (time.monotonic() - began)
-            if self._done.wait(max(min(pause_s, left_s), 0.0)):
+            if self._wake.wait(max(min(pause_s, left_s), 0.0)):
+                if not self._done:
+                    self._kill(StepLogLimit)
                 return
             if time.monotonic() - began >= limits.time_s:
                 self._kill(StepTimedOut)
@@ -408,11 +413,11 @@ class _Watched:
         from docker.errors import DockerException
         from requests import RequestException
 
-        api = self._engine.api
-        with contextlib.suppress(DockerException, RequestException, OSError):
-            place = f"{api.base_url}/v{api.api_version}/containers/{self._container}/json"
-            response = api.get(place, params={"size": 1}, timeout=TIMEOUT_S)
-            return int(response.json().get("SizeRw") or 0)
+        with (
+            contextlib.suppress(DockerException, RequestException, OSError),
+            self._engine.get(f"/containers/{self._container}/json", {"size": "1"}) as answer,
+        ):
+            return int(answer.json().get("SizeRw") or 0)
         return 0
 
     def _kill(self, why: type[StepFailed]) -> None:
@@ -427,6 +432,7 @@ class _Watched:
         run, limits = self._run, self._run.limits
         kind = self._stopped_for or self._guess(status)
         what = {
+            CommandAbsent: f'the command "{run.argv[0]}" cannot be executed in its base',
             StepTimedOut: f"ran longer than {limits.time_s:g} s",
             StepOutOfMemory: f"needed more than {limits.memory_bytes // _MIB} MiB of memory",
             StepDiskLimit: f"wrote more than {limits.disk_bytes // _MIB} MiB",
@@ -444,6 +450,10 @@ class _Watched:
         )
 
     def _guess(self, status: int) -> type[StepFailed]:
+        command = self._run.argv[0].rpartition("}")[2]
+        last = "".join(self._log.last_lines[-1:])
+        if status in {126, 127} and "exec: " in last and command in last:
+            return CommandAbsent
         state = self._engine.api.inspect_container(self._container)["State"]
         if state.get("OOMKilled"):
             return StepOutOfMemory

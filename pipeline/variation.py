@@ -140,9 +140,13 @@ def _variables(draft: _Draft) -> dict[str, str]:
 
 
 def _wrapper(draft: _Draft) -> tuple[str, ...]:
-    if draft.umask == UMASK:
+    """Set the umask, which an engine cannot, and join stderr to stdout, so that a log keeps their order.
+
+    The shell stands there in every run, varied or not: it leaves traces in the environment (PWD, SHLVL).
+    """
+    if not draft.facts.shell:
         return draft.setarch
-    return (draft.facts.shell, "-c", f'umask {draft.umask:04o}; exec "$@"', "sh", *draft.setarch)
+    return (draft.facts.shell, "-c", f'umask {draft.umask:04o}; exec "$@" 2>&1', "sh", *draft.setarch)
 
 
 def _pick(draft: _Draft, *choices: str) -> str:
