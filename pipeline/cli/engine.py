@@ -1,0 +1,59 @@
+"""`rvp engine`: a private Docker engine for a machine that has none."""
+
+from __future__ import annotations
+
+import click
+
+from pipeline import private_engine
+from pipeline.private_engine import EngineStatus
+from verifier.cli.terminal import Settings, format_option
+
+
+@click.group(epilog="Example: rvp engine start && rvp build; rvp engine stop")
+def engine() -> None:
+    """Start, stop and show a private Docker engine.
+
+    It has its own data folder and socket, no network bridge, and sets no firewall rules. rvp uses it by itself
+    when DOCKER_HOST is not set and no other engine answers.
+    """
+
+
+@engine.command(epilog="Example: rvp engine start")
+@click.option("--download", is_flag=True, help="Fetch Debian's packages even where Docker is installed.")
+@format_option()
+@click.pass_obj
+def start(settings: Settings, output_format: str, *, download: bool) -> None:
+    """Start the private engine; as root."""
+    was_running = private_engine.running_url() is not None
+    if not was_running:
+        settings.say("starting a private engine …")
+    _show(settings, output_format, private_engine.start(download=download))
+
+
+@engine.command(epilog="Example: rvp engine stop")
+@format_option()
+@click.pass_obj
+def stop(settings: Settings, output_format: str) -> None:
+    """Stop the private engine and unmount what it left; its data stays."""
+    private_engine.stop()
+    _show(settings, output_format, private_engine.status())
+
+
+@engine.command(epilog="Example: rvp engine status --format json")
+@format_option()
+@click.pass_obj
+def status(settings: Settings, output_format: str) -> None:
+    """Show whether the private engine runs, and where its things are."""
+    _show(settings, output_format, private_engine.status())
+
+
+def _show(settings: Settings, output_format: str, found: EngineStatus) -> None:
+    if output_format == "json":
+        settings.out_json(found)
+        return
+    settings.out(f"running  {'yes, pid ' + str(found.pid) if found.running else 'no'}")
+    settings.out(f"address  {found.url}")
+    if found.program:
+        settings.out(f"program  {found.program}")
+    settings.out(f"data     {found.data}")
+    settings.out(f"log      {found.log}")
