@@ -279,7 +279,7 @@ def _programs(places: _Places, *, download: bool) -> dict[str, str]:
 
 def _fetch(folder: Path, root: Path) -> None:
     """Download and unpack the packages; the folder appears whole or not at all."""
-    for tool in ("apt-get", "apt-cache", "dpkg-deb", "dpkg-query"):
+    for tool in ("apt-get", "apt-cache", "dpkg-deb"):
         if shutil.which(tool) is None:
             raise EngineDownloadFailed(
                 f"{tool} is not on this machine", hint="install Docker, then run the command again"
@@ -288,7 +288,7 @@ def _fetch(folder: Path, root: Path) -> None:
     for one in (debs, unpacked):
         shutil.rmtree(one, ignore_errors=True)
         one.mkdir(parents=True)
-    names = [*PACKAGES, *_missing_libraries()]
+    names = [*PACKAGES, *_libraries()]
     _run(["apt-get", "download", "-q", "-o", "APT::Sandbox::User=root", *names], cwd=debs)
     for deb in sorted(debs.glob("*.deb")):
         _run(["dpkg-deb", "-x", str(deb), str(unpacked)], cwd=debs)
@@ -296,23 +296,26 @@ def _fetch(folder: Path, root: Path) -> None:
     unpacked.rename(root)
 
 
-def _missing_libraries() -> list[str]:
-    """Name the libraries that the packages depend on and that are not installed."""
-    quiet = [
-        f"--no-{kind}" for kind in ("recommends", "suggests", "conflicts", "breaks", "replaces", "enhances")
-    ]
+def _libraries() -> list[str]:
+    """Name the libraries that the packages depend on, directly or through others; not the C library."""
+    kinds = ("recommends", "suggests", "conflicts", "breaks", "replaces", "enhances")
+    quiet = [f"--no-{kind}" for kind in kinds]
     found = _run(["apt-cache", "depends", "--recurse", *quiet, *PACKAGES], cwd=Path("/"))
-    names = sorted(set(re.findall(r"^(lib[a-z0-9.+-]+)$", found, re.MULTILINE)))
-    installed = subprocess.run(
-        ["dpkg-query", "-W", "-f", "${Package} ${db:Status-Status}\n"],
-        check=False,
-        capture_output=True,
-        text=True,
-        env=_plain_environment(),
-    ).stdout.splitlines()
-    there = {line.split()[0] for line in installed if line.endswith(" installed")}
-    alternatives = {"libelogind0", "libc6"}
-    return [name for name in names if name not in there | alternatives]
+    needs: dict[str, list[str]] = {}
+    package = ""
+    for line in found.splitlines():
+        name = line.rpartition(" ")[2]
+        if not line.startswith(" "):
+            package = name
+        elif re.match(r"  (Pre)?Depends: lib[a-z0-9.+-]+$", line):  # "|Depends" offers an alternative
+            needs.setdefault(package, []).append(name)
+    reached: set[str] = set()
+    ahead = list(PACKAGES)
+    while ahead:
+        new = set(needs.get(ahead.pop(), ())) - reached - {"libc6"}
+        reached |= new
+        ahead += new
+    return sorted(reached)
 
 
 def _run(command: list[str], *, cwd: Path) -> str:

@@ -13,8 +13,8 @@ from verifier.cli.terminal import Settings, format_option
 def engine() -> None:
     """Start, stop and show a private Docker engine.
 
-    It has its own data folder and socket, no network bridge, and sets no firewall rules. rvp uses it by itself
-    when DOCKER_HOST is not set and no other engine answers.
+    It has its own data folder and socket, no network bridge, and sets no firewall rules. rvp uses it
+    by itself when DOCKER_HOST is not set and no other engine answers.
     """
 
 
