@@ -234,6 +234,8 @@ def _pid(places: _Places) -> int:
 
 
 def _end(pid: int, timeout_s: float) -> None:
+    if pid <= 1:  # kill(2): 0 and -1 are groups and everybody, 1 is init
+        return
     began, born = time.monotonic(), start_time(pid)
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, signal.SIGTERM)
@@ -247,17 +249,38 @@ def _end(pid: int, timeout_s: float) -> None:
 
 
 def _clean(places: _Places) -> None:
-    """Stop the containerd of an engine that is gone, unmount below its folders, remove its run folder."""
+    """Stop what an engine that is gone left running, unmount below its folders, remove its run folder."""
     with contextlib.suppress(OSError, ValueError):
         pid = int((places.exec_root / "containerd" / "containerd.pid").read_text(encoding="ascii"))
         if str(places.exec_root).encode() in Path(f"/proc/{pid}/cmdline").read_bytes():
             _end(pid, 10.0)
+    for shim in _processes_of(places):
+        for child in _children(shim):
+            _end(child, 0.0)
+        _end(shim, 5.0)
     mounts = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     for line in reversed(mounts):
         point = Path(line.split()[4].encode().decode("unicode_escape"))
         if point.is_relative_to(places.run) or point.is_relative_to(places.data):
             subprocess.run(["umount", "-l", str(point)], check=False, capture_output=True)
     shutil.rmtree(places.run, ignore_errors=True)
+
+
+def _processes_of(places: _Places) -> list[int]:
+    """Find what an engine of this folder started: its command line names the folder below /run."""
+    mark, found = os.fsencode(f"{places.exec_root}/"), []
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(OSError, ValueError):
+            if mark in (entry / "cmdline").read_bytes() and int(entry.name) != os.getpid():
+                found.append(int(entry.name))
+    return found
+
+
+def _children(pid: int) -> list[int]:
+    with contextlib.suppress(OSError):
+        text = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii")
+        return [int(child) for child in text.split()]
+    return []
 
 
 def _programs(places: _Places, *, download: bool) -> dict[str, str]:

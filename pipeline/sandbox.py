@@ -50,6 +50,7 @@ __all__ = [
     "StepInput",
     "StepResult",
     "StepRun",
+    "debug_shell",
     "load_rootfs",
     "reap",
     "run_step",
@@ -58,6 +59,7 @@ __all__ = [
 ExtraMount = tuple[str, str, bool]  # path on this machine, path in the container, read-only
 
 _MIB: Final = 1 << 20
+_INTERACTIVE: Final = '"$@"; echo "the step ended with status $?; exit leaves its sandbox"; exec sh -i'
 _FIRST_LOOK_S: Final = 0.5
 _LONGEST_LOOK_S: Final = 5.0
 _COMMAND_ABSENT: Final = ("executable file not found", "no such file or directory", "permission denied")
@@ -180,36 +182,18 @@ def run_step(
     check_outputs(run.node, run.outputs)
     engine.check_not_stopping()
     scratch = scratch.resolve()
-    reference = load_rootfs(engine, run.rootfs, store)
-    facts = facts_of(engine, run.rootfs, reference, store)
-    mounted = engine.is_local and os.geteuid() == 0
-    size_bytes = sum(one.tree.size_bytes for one in run.inputs)
-    around = Surroundings(
-        cpus=engine.usable_cpus,
-        no_file_order=why_no_file_order(is_mounted=mounted, size_bytes=size_bytes),
-    )
-    environment = environment_for(run, facts, around)
     log = StepLog(
         log_file or scratch / "logs" / f"{run.node}-{run.run}.log",
         node=run.node,
         run=run.run,
         observer=observer,
     )
-    with contextlib.ExitStack() as stack:
-        stack.callback(log.close)
-        mounts = list(extra_mounts)
-        if mounted:
-            mounts += stack.enter_context(_input_mounts(run, environment, store, scratch))
-        cpuset = stack.enter_context(engine.cpuset(environment.cpus))
-        config = _config(
-            engine, run, environment, reference, cpuset, mounts, dict(extra_environment or {}), scratch
-        )
-        archive = archive_of(run, facts, environment, store, with_inputs=not mounted)
+    extra = dict(extra_environment or {})
+    with (
+        contextlib.closing(log),
+        _prepared(engine, run, store, scratch, extra_mounts, extra) as (container, environment),
+    ):
         with engine.speaking(f"run {run.node}"):
-            container = engine.api.create_container_from_config(config)["Id"]
-            engine.containers.add(container)
-            stack.callback(engine.remove, container)
-            engine.api.put_archive(container, "/", archive)
             duration_s = _Watched(engine, run, container, log).work()
         outputs = collect_outputs(
             engine,
@@ -229,6 +213,65 @@ def run_step(
         exercised=environment.exercised,
         not_exercised=environment.not_exercised,
     )
+
+
+def debug_shell(engine: Engine, run: StepRun, store: FolderStore, *, scratch: Path | None = None) -> int:
+    """Run a step again with this terminal, then leave a shell open in its sandbox.
+
+    The sandbox has the same rules, limits and inputs; its time limit is lifted. Nothing leaves it.
+
+    Returns:
+        The exit status of the shell.
+
+    Raises:
+        CommandAbsent: RVP-3007 when the base has no shell. EngineGone: RVP-2003. EngineRefused: RVP-2004.
+    """
+    from pipeline.terminal_attachment import attach_terminal
+
+    place = (scratch or store.folder / "scratch").resolve()
+    with _prepared(engine, run, store, place, (), {}, interactive=True) as (container, _):
+        return attach_terminal(engine, container)
+
+
+@contextlib.contextmanager
+def _prepared(
+    engine: Engine,
+    run: StepRun,
+    store: FolderStore,
+    scratch: Path,
+    extra_mounts: tuple[ExtraMount, ...],
+    extra: dict[str, str],
+    *,
+    interactive: bool = False,
+) -> Iterator[tuple[str, Environment]]:
+    """Lend a container that is ready to start; it is removed afterwards, whatever happened."""
+    reference = load_rootfs(engine, run.rootfs, store)
+    facts = facts_of(engine, run.rootfs, reference, store)
+    mounted = engine.is_local and os.geteuid() == 0
+    size_bytes = sum(one.tree.size_bytes for one in run.inputs)
+    around = Surroundings(
+        cpus=engine.usable_cpus,
+        no_file_order=why_no_file_order(is_mounted=mounted, size_bytes=size_bytes),
+    )
+    environment = environment_for(run, facts, around)
+    with contextlib.ExitStack() as stack:
+        mounts = list(extra_mounts)
+        if mounted:
+            mounts += stack.enter_context(_input_mounts(run, environment, store, scratch))
+        cpuset = stack.enter_context(engine.cpuset(environment.cpus))
+        config = _config(engine, run, environment, reference, cpuset, mounts, extra, scratch)
+        if interactive:
+            if not facts.shell:
+                raise CommandAbsent(f"the base of {run.node} has no shell", hint="add one to the base")
+            config |= {"Tty": True, "OpenStdin": True, "StdinOnce": True, "AttachStdin": True}
+            config["Entrypoint"] = [facts.shell, "-c", _INTERACTIVE, "sh", *config["Entrypoint"]]
+        archive = archive_of(run, facts, environment, store, with_inputs=not mounted)
+        with engine.speaking(f"prepare {run.node}"):
+            container = engine.api.create_container_from_config(config)["Id"]
+            engine.containers.add(container)
+            stack.callback(engine.remove, container)
+            engine.api.put_archive(container, "/", archive)
+        yield container, environment
 
 
 @contextlib.contextmanager

@@ -69,8 +69,21 @@ def test_an_engine_that_goes_away_in_mid_step(second, base, shared_store, tmp_pa
     assert caught.value.exit_code == 4
     again = private_engine.start(folder)
     assert again.running
+    shims = [
+        path
+        for path in Path("/proc").glob("[0-9]*/cmdline")
+        if b"containerd-shim" in _bytes(path) and str(folder).encode() in _bytes(path)
+    ]
+    assert shims == [], "the killed engine's containers are ended by the next start"
     engine = connect(again.url)
     run_step(engine, make_run(base, "touch {out}/result"), shared_store, ignore, scratch=tmp_path / "scratch")
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""
 
 
 @as_root
@@ -269,3 +282,30 @@ def test_memory_of_the_client_stays_flat(base, docker_engine, shared_store, tmp_
         check=True,
     )
     assert json.loads(done.stdout) < 150_000, "KiB"
+
+
+def test_a_debug_shell_has_what_the_failed_step_left(base, docker_engine, shared_store, tmp_path):
+    import msgspec
+
+    script = textwrap.dedent(
+        CLIENT.format(root=str(ROOT), store=str(shared_store.folder), url=docker_engine.url)
+    )
+    script = script.rsplit("run_step(", 1)[0] + (
+        "from pipeline.sandbox import debug_shell\n"
+        "sys.exit(debug_shell(connect(), run, store, scratch=Path(sys.argv[2])))\n"
+    )
+    run = make_run(base, "echo trace >left-behind; echo broken; exit 9")
+    (tmp_path / "run.json").write_bytes(msgspec.json.encode(run))
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path / "run.json"), str(tmp_path / "scratch")],
+        input=b"cat left-behind; id -u; exit 3\n",
+        capture_output=True,
+        check=False,
+        env={**os.environ, "DOCKER_HOST": docker_engine.url},
+        timeout=60,
+    )
+    text = done.stdout.decode()
+    assert "ended with status 9" in text, text + done.stderr.decode()
+    assert "trace" in text.split("ended with status 9")[1]
+    assert "1000" in text
+    assert done.returncode == 3
