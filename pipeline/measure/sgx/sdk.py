@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pipeline.measure.measured import Measured, MeasureOptions, hex_check, subject_of
+from pipeline.measure.measured import Measured, MeasureOptions, subject_of
 from pipeline.measure.sgx.elf import Elf, map_file
-from pipeline.measure.sgx.enclave_image import EnclaveImage
+from pipeline.measure.sgx.enclave_measurement import enclave_measurement, sigstruct_checks
 from pipeline.measure.sgx.hashing import mrenclave
 from pipeline.measure.sgx.log import write_log
 from pipeline.measure.sgx.sdk_layout import laid_out
 from pipeline.measure.sgx.sdk_metadata import Record, read_metadata
 from pipeline.measure.sgx.sigstruct import Sigstruct, SigstructMismatch
-from provenance.claims import POLICY_INPUTS, Check, ClaimValue, Measurement, Subject
+from provenance.claims import Check
 from provenance.measurement_log import MeasurementLog
 
 
@@ -44,64 +44,10 @@ def measure_signed_elf(path: Path, options: MeasureOptions) -> Measured:
     )
 
 
-def measure_elf_image(elf: Elf, record: Record) -> bytes:
-    """Compute MRENCLAVE of one record of an enclave file."""
-    with laid_out(elf, record) as image:
-        return mrenclave(image)
-
-
-def image_log(image: EnclaveImage) -> MeasurementLog:
-    """Compute MRENCLAVE of an image that can be iterated twice, with its log."""
-    return write_log(image, mrenclave(image))
-
-
 def _sigstruct_of(record: Record, options: MeasureOptions, place: str) -> Sigstruct:
     if options.sigstruct is not None:
         return Sigstruct(options.sigstruct, name=options.sigstruct_name)
     return Sigstruct(record.sigstruct, name=place)
-
-
-def sigstruct_checks(signed: Sigstruct, value: bytes | None) -> tuple[Check, ...]:
-    """Check a SIGSTRUCT, and that it signs this MRENCLAVE (when one could be computed)."""
-    if signed.is_empty:
-        return (
-            Check(
-                id="signature",
-                status="skipped",
-                expected="a SIGSTRUCT",
-                got="not signed",
-                hint="its owner signs it with `rvp sgx sign`, or gives a SIGSTRUCT to graft",
-            ),
-        )
-    if value is None:
-        same = Check(
-            id="mrenclave-equals-sigstruct",
-            status="skipped",
-            expected=signed.mrenclave.hex(),
-            got="no enclave at hand to compute it from",
-        )
-    else:
-        same = hex_check(
-            "mrenclave-equals-sigstruct",
-            expected=signed.mrenclave,
-            got=value,
-            source="ENCLAVEHASH of the SIGSTRUCT",
-            hint="the enclave is not the one that was signed",
-            code=SigstructMismatch.code,
-        )
-    return (*signed.checks(), same)
-
-
-def enclave_measurement(
-    subject: Subject, value: bytes, signed: Sigstruct | None, checks: tuple[Check, ...]
-) -> Measurement:
-    """Write what was found in the names of design section 5."""
-    claims: dict[str, ClaimValue] = {"mrenclave": value.hex()}
-    if signed is not None and not signed.is_empty:
-        claims |= signed.claims()
-    return Measurement(
-        tee="sgx", subject=subject, claims=claims, policy_inputs=POLICY_INPUTS["sgx"], checks=checks
-    )
 
 
 def _agreement(records: tuple[Record, ...], values: list[bytes]) -> Check:

@@ -20,6 +20,7 @@ from typing import Final
 from pipeline.measure.measured import Measured, MeasureOptions, subject_of
 from pipeline.measure.sgx.elf import map_file
 from pipeline.measure.sgx.enclave_image import CHUNK, PAGE, SECINFO_TCS, Chunks, EnclaveImage, Pages, Part
+from pipeline.measure.sgx.enclave_measurement import enclave_measurement, sigstruct_checks
 from pipeline.measure.sgx.hashing import (
     EADD,
     ECREATE,
@@ -30,7 +31,6 @@ from pipeline.measure.sgx.hashing import (
     write_stream,
 )
 from pipeline.measure.sgx.log import write_log
-from pipeline.measure.sgx.sdk import enclave_measurement, sigstruct_checks
 from pipeline.measure.sgx.sigstruct import Sigstruct
 from provenance.errors import UsageError
 

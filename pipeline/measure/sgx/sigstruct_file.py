@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from pipeline.measure.measured import Measured, MeasureOptions, subject_of
-from pipeline.measure.sgx.sdk import enclave_measurement, sigstruct_checks
+from pipeline.measure.sgx.enclave_measurement import enclave_measurement, sigstruct_checks
 from pipeline.measure.sgx.sigstruct import SIGSTRUCT_SIZE, Sigstruct
 from provenance.strict import read_file
 

@@ -11,12 +11,13 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from pipeline.measure import CheckFailed, MeasureOptions, UnknownFormat, detect, measure_file, require_passed
 from pipeline.measure.sgx.elf import Elf, map_file
+from pipeline.measure.sgx.enclave_config import read_config
 from pipeline.measure.sgx.hashing import hash_plainly, mrenclave
 from pipeline.measure.sgx.log import fold_log
 from pipeline.measure.sgx.sdk_layout import laid_out
 from pipeline.measure.sgx.sdk_metadata import BadSgxMetadata, read_metadata
 from pipeline.measure.sgx.sgxs import read_sgxs, write_sgxs
-from pipeline.measure.sgx.sigstruct import Sigstruct, sign
+from pipeline.measure.sgx.sigstruct import Sigstruct, attributes_claim, sign
 from provenance.claims import check_claims
 from provenance.errors import UsageError
 
@@ -185,3 +186,14 @@ def test_what_is_no_enclave_is_not_known(tmp_path: Path) -> None:
         detect(path)
     with pytest.raises(UnknownFormat, match='did you mean "sgx"'):
         detect(path, tee="sgxx")
+
+
+@pytest.mark.parametrize("name", ["c01_default", "c02_tcs10", "c09_kss"])
+def test_an_xml_configuration_means_what_intels_tool_made_of_it(oracle: Path, name: str) -> None:
+    fields = read_config((oracle / f"{name}.xml").read_bytes()).fields(bytes(32))
+    signed = Sigstruct((oracle / f"{name}.css").read_bytes()).claims()
+    assert (fields.isvprodid, fields.isvsvn) == (signed["isvprodid"], signed["isvsvn"])
+    assert fields.isvfamilyid.hex() == signed["isvfamilyid"]
+    assert fields.isvextprodid.hex() == signed["isvextprodid"]
+    assert attributes_claim(*fields.attributes) == signed["attributes"]
+    assert f"{fields.miscselect_mask:08x}" == str(signed["miscselect_mask"])[2:]

@@ -1,0 +1,50 @@
+"""What is said of an enclave, whatever file it came from: claims, and the checks of its SIGSTRUCT."""
+
+from __future__ import annotations
+
+from pipeline.measure.measured import hex_check
+from pipeline.measure.sgx.sigstruct import Sigstruct, SigstructMismatch
+from provenance.claims import POLICY_INPUTS, Check, ClaimValue, Measurement, Subject
+
+
+def sigstruct_checks(signed: Sigstruct, value: bytes | None) -> tuple[Check, ...]:
+    """Check a SIGSTRUCT, and that it signs this MRENCLAVE (when one could be computed)."""
+    if signed.is_empty:
+        return (
+            Check(
+                id="signature",
+                status="skipped",
+                expected="a SIGSTRUCT",
+                got="not signed",
+                hint="its owner signs it with `rvp sgx sign`, or gives a SIGSTRUCT to graft",
+            ),
+        )
+    if value is None:
+        same = Check(
+            id="mrenclave-equals-sigstruct",
+            status="skipped",
+            expected=signed.mrenclave.hex(),
+            got="no enclave at hand to compute it from",
+        )
+    else:
+        same = hex_check(
+            "mrenclave-equals-sigstruct",
+            expected=signed.mrenclave,
+            got=value,
+            source="ENCLAVEHASH of the SIGSTRUCT",
+            hint="the enclave is not the one that was signed",
+            code=SigstructMismatch.code,
+        )
+    return (*signed.checks(), same)
+
+
+def enclave_measurement(
+    subject: Subject, value: bytes, signed: Sigstruct | None, checks: tuple[Check, ...]
+) -> Measurement:
+    """Write what was found in the names of design section 5."""
+    claims: dict[str, ClaimValue] = {"mrenclave": value.hex()}
+    if signed is not None and not signed.is_empty:
+        claims |= signed.claims()
+    return Measurement(
+        tee="sgx", subject=subject, claims=claims, policy_inputs=POLICY_INPUTS["sgx"], checks=checks
+    )
