@@ -43,7 +43,7 @@ Debug::NoLocking "1";
 class AptFailed(EnvironmentFailure):
     """apt could not read the indexes in its private root.
 
-    Cure: run again with RVP_DEBIAN_APT=0, which resolves without apt; report what apt printed.
+    Cure: run again with RVP_DEBIAN_APT=0 and RVP_DEBIAN_MIRROR set, which resolves without apt.
     """
 
     code = "RVP-1420"

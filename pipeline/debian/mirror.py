@@ -88,6 +88,8 @@ class Mirrors(msgspec.Struct, frozen=True, kw_only=True):
 def mirrors_from(environment: Mapping[str, str], *, options: tuple[str, ...] = ()) -> Mirrors:
     """Read the settings: RVP_DEBIAN_MIRROR and RVP_DEBIAN_FOLDER, and `--mirror` options over them.
 
+    RVP_DEBIAN_APT=0 leaves apt and its configuration alone.
+
     Example:
         >>> mirrors_from({"RVP_DEBIAN_MIRROR": "file:///m vendor=file:///v"}).addresses
         {'': 'file:///m', 'vendor': 'file:///v'}
@@ -98,7 +100,7 @@ def mirrors_from(environment: Mapping[str, str], *, options: tuple[str, ...] = (
         named = bool(equals) and "/" not in name and ":" not in name
         addresses[name if named else ""] = address if named else word
     folders = tuple(Path(part) for part in environment.get("RVP_DEBIAN_FOLDER", "").split(os.pathsep) if part)
-    return Mirrors(addresses=addresses, folders=folders)
+    return Mirrors(addresses=addresses, folders=folders, apt=environment.get("RVP_DEBIAN_APT") != "0")
 
 
 def has_apt() -> bool:
@@ -154,7 +156,7 @@ def fetch_file(
     size_bytes: int,
     mirrors: Mirrors,
 ) -> Iterator[bytes]:
-    """Stream a file from the first place that has it; the last chunk comes only if the digest is right.
+    """Stream a file from the first place that has it; its end comes only if the digest is right.
 
     Args:
         places: addresses of the archive's root.

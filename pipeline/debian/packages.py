@@ -34,6 +34,8 @@ from provenance.errors import SignatureFailure, SpecError
 from provenance.events import Note, Observer, Phase, Transfer
 
 DEBIAN_ORIGIN: Final = "Debian"
+# The table merges /usr, so that nothing needs `usrmerge` (and perl) to do it.
+IMPLIED: Final = ("usr-is-merged",)
 _DOWNLOADS: Final = 4
 _MAX_RELEASE_BYTES: Final = 16 << 20
 
@@ -372,10 +374,12 @@ def _resolve(
     mirrors: mirror.Mirrors,
 ) -> tuple[indexes.Package, ...]:
     essential = sorted({one.name for one in packages if one.essential})
-    names = list(dict.fromkeys((*essential, *wanted)))
+    implied = [name for name in IMPLIED if any(one.name == name for one in packages)]
+    names = list(dict.fromkeys((*essential, *implied, *wanted)))
     if mirrors.apt and mirror.has_apt():
         return resolve.find(packages, apt.resolve_with_apt(suites, names, architecture=architecture))
-    return resolve.resolve(packages, names, architecture=architecture)
+    pins = {(one.archive, one.suite): one.release.pin for one in suites}
+    return resolve.resolve(packages, names, architecture=architecture, pins=pins)
 
 
 def _tools(packages: Sequence[indexes.Package], observer: Observer) -> tuple[indexes.Package, ...]:

@@ -101,6 +101,7 @@ class Release(msgspec.Struct, frozen=True, kw_only=True):
         date: when it was made, Unix seconds.
         valid_until: Unix seconds; None in an archive that says nothing, a frozen one for example.
         signed_by: fingerprints of the certificates whose signatures were checked, sorted.
+        pin: how apt would rank the suite: 500, less for one whose packages are not taken by themselves.
         files: path below the suite's folder to what is listed.
     """
 
@@ -114,6 +115,7 @@ class Release(msgspec.Struct, frozen=True, kw_only=True):
     components: tuple[str, ...]
     architectures: tuple[str, ...]
     by_hash: bool
+    pin: int
     signed_by: tuple[str, ...]
     files: dict[str, IndexEntry]
 
@@ -324,9 +326,17 @@ def _parse(text: bytes, signers: tuple[str, ...], place: str) -> Release:
         components=tuple(fields.get("Components", "").split()),
         architectures=tuple(fields.get("Architectures", "").split()),
         by_hash=fields.get("Acquire-By-Hash", "") == "yes",
+        pin=_pin(fields),
         signed_by=signers,
         files=files,
     )
+
+
+def _pin(fields: dict[str, str]) -> int:
+    """Rank a suite as apt_preferences(5) does."""
+    if fields.get("NotAutomatic") != "yes":
+        return 500
+    return 100 if fields.get("ButAutomaticUpgrades") == "yes" else 1
 
 
 def _seconds(text: str) -> int | None:

@@ -3,11 +3,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from archive import FakeArchive, keyring_of, make_key
 
 from pipeline.base import LockedBase, build_rootfs, lock_base
-from pipeline.debian.mirror import FileGone, Mirrors, NoMirror, WrongBytes
+from pipeline.debian.apt import NotResolvable
+from pipeline.debian.mirror import FileGone, Mirrors, NoMirror, WrongBytes, has_apt
 from pipeline.debian.packages import TableTooNew, UnknownSuite
 from pipeline.debian.release import (
     KeyringMissing,
@@ -196,14 +198,25 @@ def test_without_apt_and_without_a_mirror_the_error_says_what_to_set(room: Room)
     assert "RVP_DEBIAN_MIRROR" in caught.value.hint
 
 
+def test_without_apt_on_the_machine_the_lock_is_the_same(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+    with_apt = room.lock()
+    monkeypatch.setenv("PATH", str(room.folder))
+    assert not has_apt()
+    assert room.lock() == with_apt
+
+
+def test_what_cannot_be_had_is_told_with_and_without_apt(room: Room) -> None:
+    for apt in (True, False):
+        with pytest.raises(NotResolvable, match="nothing-like-it"):
+            room.lock("nothing-like-it", mirrors=msgspec.structs.replace(room.mirrors, apt=apt))
+
+
 def test_two_stores_give_the_same_root_filesystem(room: Room) -> None:
     locked = room.lock()
     assert room.build(locked) == room.build(locked, store=FolderStore(room.folder / "other"))
 
 
 def test_a_lock_of_another_table_is_refused(room: Room) -> None:
-    import msgspec
-
     locked = msgspec.structs.replace(room.lock(), table=999)
     with pytest.raises(TableTooNew, match="999"):
         room.build(locked)
