@@ -148,6 +148,22 @@ def _answers(group: Group, universe: Universe) -> Iterator[tuple[Relation, Packa
             yield relation, package
 
 
+class _Matches(Sequence[_Candidate]):
+    """Candidates in the order that is best when they are looked at, not when they were asked for."""
+
+    def __init__(self, matches: Callable[[], Iterator[_Candidate]]) -> None:
+        self._matches = matches
+
+    def __iter__(self) -> Iterator[_Candidate]:
+        return self._matches()
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self._matches())
+
+    def __getitem__(self, index: Any) -> Any:
+        return list(self._matches())[index]
+
+
 class _Provider(resolvelib.AbstractProvider[_Requirement, _Candidate, str | Group]):
     """What resolvelib asks."""
 
@@ -182,7 +198,7 @@ class _Provider(resolvelib.AbstractProvider[_Requirement, _Candidate, str | Grou
         identifier: str | Group,
         requirements: Mapping[Any, Iterator[_Requirement]],
         incompatibilities: Mapping[Any, Iterator[_Candidate]],
-    ) -> Callable[[], Iterator[_Candidate]]:
+    ) -> Sequence[_Candidate]:
         wishes = list(requirements[identifier])
         banned = list(incompatibilities[identifier])
 
@@ -192,7 +208,7 @@ class _Provider(resolvelib.AbstractProvider[_Requirement, _Candidate, str | Grou
                 if candidate not in banned and all(self.is_satisfied_by(one, candidate) for one in wishes):
                     yield candidate
 
-        return matches
+        return _Matches(matches)
 
     def _of_name(self, name: str) -> Iterator[_Candidate]:
         yield _Absent(name)
