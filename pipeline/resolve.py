@@ -300,7 +300,13 @@ class _Resolver:
         for need in fetch.needs:
             if need not in self.trees:
                 self.bring(need, bases, fetches)
-        rootfs = build_rootfs(bases[fetch.base], folder=self.folder, store=self.store, observer=self.observer)
+        rootfs = build_rootfs(
+            bases[fetch.base],
+            folder=self.folder,
+            store=self.store,
+            observer=self.observer,
+            base=self.spec.base[fetch.base],
+        )
         return run_fetch(
             name,
             fetch,

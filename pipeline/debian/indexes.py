@@ -132,7 +132,7 @@ def unpack_index(data: bytes, path: str, *, limit_bytes: int = MAX_INDEX_BYTES) 
             plain = data
         if len(plain) > limit_bytes:
             raise IndexDamaged(f"the index has more than {limit_bytes} bytes", place=path)
-        return plain.decode("utf-8")
+        return plain.decode("utf-8", "surrogateescape")
     except (lzma.LZMAError, zlib.error, OSError, EOFError, UnicodeDecodeError) as error:
         raise IndexDamaged(f"the index cannot be unpacked: {error}", place=path) from error
 
