@@ -53,15 +53,6 @@ class SourceChanged(SpecError):
     code = "RVP-1328"
 
 
-class DebianSourceUnsupported(SpecError):
-    """Debian source packages cannot be loaded by this version.
-
-    Cure: use `url` with `sha256` for the package's files.
-    """
-
-    code = "RVP-1329"
-
-
 class LoadedSource(msgspec.Struct, frozen=True, kw_only=True):
     """A source whose content is in the store.
 
@@ -137,7 +128,7 @@ def load_source(
     elif source.url is not None:
         loaded = _load_url(name, source, store, locked, kept, observer)
     else:
-        raise DebianSourceUnsupported(f'"{name}": Debian source packages cannot be loaded yet')
+        loaded = _load_debian(name, source, folder, store, locked, kept, observer)
     if locked is not None and loaded.tree.digest.hex() != locked.tree:
         raise SourceChanged(
             f'the source "{name}" is not the one that the lock pins\n'
@@ -301,6 +292,44 @@ def _load_url(
     return LoadedSource(
         name=name, kind="url", tree=kept, repository=without_credentials(address), locked=locked
     )
+
+
+def _load_debian(
+    name: str,
+    source: Source,
+    folder: Path,
+    store: Store,
+    locked: LockedSource | None,
+    kept: Tree | None,
+    observer: Observer,
+) -> LoadedSource:
+    from pipeline.debian.mirror import mirrors_from
+    from pipeline.debian.source import SourceFile, fetch_source, pinned_source
+
+    wanted = source.debian_source or ""
+    if locked is None or kept is None:
+        pinned = (
+            [SourceFile(name=one.name, sha256=one.sha256, size=one.size) for one in locked.files]
+            if locked
+            else []
+        )
+        fetched = fetch_source(
+            pinned_source(wanted, locked.version, source.suite, pinned) if locked else wanted,
+            suite=source.suite,
+            store=store,
+            observer=observer,
+            folder=folder,
+            mirrors=mirrors_from(os.environ),
+        )
+        kept = fetched.tree
+        locked = locked or LockedSource(
+            version=fetched.package.version,
+            tree=kept.digest.hex(),
+            files=tuple(
+                LockedFile(name=one.name, sha256=one.sha256, size=one.size) for one in fetched.package.files
+            ),
+        )
+    return LoadedSource(name=name, kind="debian-source", tree=kept, locked=locked)
 
 
 def load_recorded(

@@ -13,12 +13,11 @@ import shutil
 import subprocess
 import tempfile
 import threading
-import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
@@ -27,6 +26,10 @@ from provenance.errors import EnvironmentFailure, SignatureFailure, SpecError
 
 TIMEOUT_S: Final = 60.0
 ATTEMPTS: Final = 3
+CONNECTIONS: Final = 4
+if TYPE_CHECKING:
+    import urllib3
+
 _APT_HELPER: Final = "/usr/lib/apt/apt-helper"
 _APT_FORMAT: Final = "$(RELEASE)\t$(CODENAME)\t$(SUITE)\t$(ORIGIN)\t$(REPO_URI)"
 
@@ -232,43 +235,65 @@ def _open(address: str) -> Iterator[bytes]:
     if scheme in {"file", "copy"}:
         yield from _read(Path(urllib.parse.unquote(urllib.parse.urlsplit(address).path)))
     elif scheme in {"http", "https"}:
-        quoted = urllib.parse.quote(address, safe=":/%+~@")
-        request = urllib.request.Request(quoted, headers={"User-Agent": "rvp"})  # noqa: S310  scheme is checked above
-        try:
-            with _opener(scheme).open(request, timeout=TIMEOUT_S) as answer:
-                while chunk := answer.read(CHUNK_BYTES):
-                    yield chunk
-        except urllib.error.HTTPError as error:
-            if error.code in {403, 404, 410}:
-                raise FileNotFoundError(address) from error
-            raise
+        yield from _http(address, scheme)
     else:
         yield from _apt_helper(address)
 
 
-_OPENERS: Final[dict[str, urllib.request.OpenerDirector]] = {}
-_OPENERS_LOCK: Final = threading.Lock()
+def _http(address: str, scheme: str) -> Iterator[bytes]:
+    """Stream over connections that are kept: a look-up of the host's name for each file would be slow."""
+    import urllib3
+
+    quoted = urllib.parse.quote(address, safe=":/%+~@")
+    try:
+        with _pool(scheme, urllib.parse.urlsplit(address).hostname or "").request(
+            "GET", quoted, preload_content=False, decode_content=False
+        ) as answer:
+            if answer.status in {403, 404, 410}:
+                raise FileNotFoundError(address)
+            if answer.status != 200:
+                raise MirrorFailed(f"the mirror answered {answer.status} {answer.reason}")
+            yield from answer.stream(CHUNK_BYTES)
+            answer.drain_conn()
+    except urllib3.exceptions.HTTPError as error:
+        raise MirrorFailed(str(error)) from error
 
 
-def _opener(scheme: str) -> urllib.request.OpenerDirector:
-    """Honour the environment's proxies, and apt's over them."""
-    with _OPENERS_LOCK:
-        if scheme not in _OPENERS:
-            proxies = urllib.request.getproxies()
-            if has_apt():
-                done = subprocess.run(
-                    ["apt-config", "shell", "PROXY", f"Acquire::{scheme}::Proxy"],
-                    capture_output=True,
-                    text=True,
-                    check=False,
-                )
-                named = done.stdout.strip().removeprefix("PROXY=").strip("'")
-                if named == "DIRECT":
-                    proxies.pop(scheme, None)
-                elif named:
-                    proxies[scheme] = named
-            _OPENERS[scheme] = urllib.request.build_opener(urllib.request.ProxyHandler(proxies))
-        return _OPENERS[scheme]
+_POOLS: Final[dict[tuple[str, bool], urllib3.PoolManager]] = {}
+_POOLS_LOCK: Final = threading.Lock()
+
+
+def _pool(scheme: str, host: str) -> urllib3.PoolManager:
+    """Find the connections of a scheme; honour the environment's proxies, and apt's over them."""
+    import urllib3
+
+    direct = bool(urllib.request.proxy_bypass(host))
+    with _POOLS_LOCK:
+        if (scheme, direct) not in _POOLS:
+            proxy = "" if direct else _proxy(scheme)
+            settings = {"maxsize": CONNECTIONS, "timeout": TIMEOUT_S, "retries": urllib3.Retry(0, redirect=5)}
+            made = (
+                urllib3.ProxyManager(proxy, **settings)  # type: ignore[arg-type]  # settings are of several types
+                if proxy
+                else urllib3.PoolManager(**settings)  # type: ignore[arg-type]
+            )
+            _POOLS[scheme, direct] = made
+        return _POOLS[scheme, direct]
+
+
+def _proxy(scheme: str) -> str:
+    named = ""
+    if has_apt():
+        done = subprocess.run(
+            ["apt-config", "shell", "PROXY", f"Acquire::{scheme}::Proxy"],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        named = done.stdout.strip().removeprefix("PROXY=").strip("'")
+    if named == "DIRECT":
+        return ""
+    return named or urllib.request.getproxies().get(scheme, "")
 
 
 def _apt_helper(address: str) -> Iterator[bytes]:

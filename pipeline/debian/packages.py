@@ -36,7 +36,6 @@ from provenance.events import Note, Observer, Phase, Transfer
 DEBIAN_ORIGIN: Final = "Debian"
 # The table merges /usr, so that nothing needs `usrmerge` (and perl) to do it.
 IMPLIED: Final = ("usr-is-merged",)
-_DOWNLOADS: Final = 4
 _MAX_RELEASE_BYTES: Final = 16 << 20
 
 
@@ -142,7 +141,7 @@ def fetch_packages(
             places[key] = _places(*key, origins.get(package.archive, ""), mirrors)
     total, done = sum(package.size for package in missing), 0
     observer(Transfer(what="packages", done_bytes=0, total_bytes=total))
-    with concurrent.futures.ThreadPoolExecutor(_DOWNLOADS) as pool:
+    with concurrent.futures.ThreadPoolExecutor(mirror.CONNECTIONS) as pool:
         waiting = {
             pool.submit(_fetch_one, package, places[package.archive, package.suite], store, mirrors): package
             for package in missing

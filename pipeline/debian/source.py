@@ -116,6 +116,18 @@ def find_source(
     return found
 
 
+def pinned_source(name: str, version: str, suite: str, files: Sequence[SourceFile]) -> SourcePackage:
+    """Describe a source package that a lock pins: its files lie where Debian's pool has them.
+
+    Example:
+        >>> pinned_source("libx", "1", "bookworm", []).folder
+        'pool/main/libx/libx'
+    """
+    letters = name[:4] if name.startswith("lib") else name[:1]
+    folder = f"pool/main/{letters}/{name}"
+    return SourcePackage(name=name, version=version, suite=suite, folder=folder, files=tuple(files))
+
+
 def fetch_source(
     package: str | SourcePackage,
     *,

@@ -13,7 +13,8 @@ import pytest
 from pipeline.base import LockedBase, build_rootfs, lock_base
 from pipeline.debian.mirror import Mirrors, has_apt, places_of
 from pipeline.debian.source import fetch_source
-from pipeline.spec import Base, DebianBase
+from pipeline.sources import load_source
+from pipeline.spec import Base, DebianBase, Source
 from pipeline.store import FolderStore
 from provenance.events import ignore
 
@@ -107,3 +108,15 @@ def test_a_source_package_unpacks_as_dpkg_source_does(
                 )
     got = {one.path: one.sha256 or one.target for one in found.tree.entries if one.kind != "dir"}
     assert got == expected
+
+
+def test_a_debian_source_is_locked_and_loaded_again_from_the_lock_alone(
+    store: FolderStore, tmp_path: Path
+) -> None:
+    source = Source(debian_source="hello", suite="bookworm")
+    loaded = load_source("app", source, folder=tmp_path, store=store, locked=None, observer=ignore)
+    other = FolderStore(tmp_path / "other")
+    again = load_source("app", source, folder=tmp_path, store=other, locked=loaded.locked, observer=ignore)
+    assert again.tree == loaded.tree
+    assert loaded.locked is not None
+    assert loaded.locked.version
