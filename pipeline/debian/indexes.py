@@ -114,7 +114,7 @@ def index_of(release: Release, component: str, kind: str, *, suite: str) -> Inde
     )
 
 
-def unpack_index(data: bytes, path: str, *, limit_bytes: int = MAX_INDEX_BYTES) -> str:
+def unpack_index(data: bytes, path: str, *, limit_bytes: int = MAX_INDEX_BYTES) -> bytes:
     """Decompress an index by the name it has in the Release.
 
     Raises:
@@ -130,14 +130,14 @@ def unpack_index(data: bytes, path: str, *, limit_bytes: int = MAX_INDEX_BYTES) 
             plain = bz2.BZ2Decompressor().decompress(data, limit_bytes + 1)
         else:
             plain = data
-        if len(plain) > limit_bytes:
-            raise IndexDamaged(f"the index has more than {limit_bytes} bytes", place=path)
-        return plain.decode("utf-8", "surrogateescape")
-    except (lzma.LZMAError, zlib.error, OSError, EOFError, UnicodeDecodeError) as error:
+    except (lzma.LZMAError, zlib.error, OSError, EOFError) as error:
         raise IndexDamaged(f"the index cannot be unpacked: {error}", place=path) from error
+    if len(plain) > limit_bytes:
+        raise IndexDamaged(f"the index has more than {limit_bytes} bytes", place=path)
+    return plain
 
 
-def parse_packages(text: str, *, archive: str = "", suite: str = "", place: str = "") -> Iterator[Package]:
+def parse_packages(text: bytes, *, archive: str = "", suite: str = "", place: str = "") -> Iterator[Package]:
     """Parse a Packages index, one paragraph at a time.
 
     Raises:
@@ -172,15 +172,15 @@ def parse_packages(text: str, *, archive: str = "", suite: str = "", place: str 
             ) from error
 
 
-def paragraphs(text: str, wanted: frozenset[str]) -> Iterator[dict[str, str]]:
-    """Split control data into paragraphs, keeping the wanted fields; continuation lines are kept as lines."""
+def paragraphs(text: bytes, wanted: frozenset[str]) -> Iterator[dict[str, str]]:
+    """Split control data into paragraphs, keeping the wanted fields; continuation lines stay lines."""
     start, end = 0, len(text)
     while start < end:
-        stop = text.find("\n\n", start)
+        stop = text.find(b"\n\n", start)
         stop = end if stop < 0 else stop
         fields: dict[str, str] = {}
         key = ""
-        for line in text[start:stop].split("\n"):
+        for line in text[start:stop].decode("utf-8", "replace").split("\n"):
             if line[:1] in {" ", "\t"}:
                 if key:
                     fields[key] += "\n" + line.strip()
@@ -192,7 +192,7 @@ def paragraphs(text: str, wanted: frozenset[str]) -> Iterator[dict[str, str]]:
         if fields:
             yield fields
         start = stop + 2
-        while text.startswith("\n", start):
+        while text.startswith(b"\n", start):
             start += 1
 
 

@@ -213,7 +213,7 @@ def unpack_source(package: SourcePackage, store: Store) -> Tree:
     for file in package.files:
         if file.name.endswith(".diff.gz"):
             text = indexes.unpack_index(_read(file.sha256, store), file.name, limit_bytes=_MAX_DIFF_BYTES)
-            for change in patch.parse(text.encode("utf-8", "surrogateescape"), place=file.name):
+            for change in patch.parse(text, place=file.name):
                 _apply(entries, change, store, file.name)
             if rules := entries.get("debian/rules"):
                 entries[rules.path] = msgspec.structs.replace(rules, executable=True)

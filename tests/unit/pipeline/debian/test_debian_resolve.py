@@ -18,7 +18,7 @@ def chosen(*paragraphs: str, wanted: str, pins: dict[tuple[str, str], int] | Non
         suite = fields.pop("Suite", "stable")
         body = "\n".join(f"{key}: {value}" for key, value in fields.items())
         paragraph = body + "\n" + FILE.format(version=version, arch=arch)
-        packages += list(parse_packages(paragraph, suite=suite))
+        packages += list(parse_packages(paragraph.encode(), suite=suite))
     found = resolve(packages, wanted.split(), architecture="amd64", pins=pins)
     return [f"{one.name} {one.version}" if one.version != "1.0" else one.name for one in found]
 
