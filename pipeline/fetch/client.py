@@ -175,9 +175,13 @@ def _npm_key(variable: str) -> str:
 
 
 def _local_folder(place: str) -> str:
-    """Return the folder that a place of packages names on this machine; empty for one on the network."""
+    """Return the folder that a place of packages names on this machine; empty for one on the network.
+
+    An index in `…/simple` has its files beside it (PEP 503 leaves the place open): the folder above is meant.
+    """
     parts = urlsplit(place)
     if parts.scheme not in {"", "file"}:
         return ""
     path = Path(unquote(parts.path))
+    path = path.parent if path.name == "simple" else path
     return str(path) if path.is_absolute() and path.is_dir() and len(path.parts) > 2 else ""

@@ -65,3 +65,9 @@ def test_every_client_is_told_of_the_proxy(tmp_path: Path) -> None:
 @pytest.mark.parametrize("place", ["/", "/etc", "https://x.invalid/", "relative/x", "/not/there"])
 def test_only_folders_of_packages_are_mounted(tmp_path: Path, place: str) -> None:
     assert client_settings({"PIP_FIND_LINKS": place}, tmp_path).folders == ()
+
+
+def test_an_index_of_this_machine_is_mounted_with_its_files(tmp_path: Path) -> None:
+    (tmp_path / "index" / "simple").mkdir(parents=True)
+    place = f"file://{tmp_path}/index/simple"
+    assert client_settings({"PIP_INDEX_URL": place}, tmp_path).folders == (str(tmp_path / "index"),)
