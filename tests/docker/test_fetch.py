@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.engine import Engine
-from pipeline.fetch.fetching import FetchChanged, HostRefused, lock_fetch, run_fetch
+from pipeline.fetch.fetching import FetchChanged, HostRefused, run_fetch
 from pipeline.lock import Lock, write_lock
 from pipeline.project import load_project
 from pipeline.resolve import compare_locks, resolve_lock
