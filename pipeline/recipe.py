@@ -215,6 +215,8 @@ def read(folder: Path, store: Store) -> Recipe:
         ]
         message = f"the recipe's {', '.join(differing) or 'form'} is not what its core names"
         raise RecipeDamaged(message, place=str(folder))
+    if {source.name for source in recipe.sources} != set(recipe.spec.source):
+        raise RecipeDamaged("the recipe's sources are not those of its spec", place=str(folder))
     for file in recipe.files:
         check_path(file.path)
         _keep(folder / "files" / file.path, file, store)

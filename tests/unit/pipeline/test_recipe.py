@@ -103,3 +103,13 @@ def test_a_dirty_or_homeless_source_is_not_fetchable(made: Recipe) -> None:
     assert not msgspec.structs.replace(source, dirty=True).fetchable
     assert not msgspec.structs.replace(source, commit="", repository="").fetchable
     assert msgspec.structs.replace(source, kind="url", commit="", repository="").fetchable
+
+
+@pytest.mark.parametrize("name", ["../../src", "other"])
+def test_a_source_that_the_spec_does_not_have_is_refused(
+    made: Recipe, tmp_path: Path, store: FolderStore, name: str
+) -> None:
+    renamed = msgspec.structs.replace(made.sources[0], name=name)
+    recipe.write(msgspec.structs.replace(made, sources=(renamed,)), tmp_path / "a", store)
+    with pytest.raises(RecipeDamaged, match="sources"):
+        recipe.read(tmp_path / "a", FolderStore(tmp_path / "other"))
