@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from html import escape
 from typing import Any, Final
-from xml.sax.saxutils import escape, quoteattr
 
 from provenance.claims import Check
 from verifier.verify.checks import CHECKS
@@ -143,15 +143,19 @@ def as_junit(verdict: Verdict) -> str:
         detail = escape(plain(f"expected {check.expected}\n     got {check.got}\n{check.hint}"))
         if check.status == "failed":
             failures += 1
-            message = quoteattr(plain(check.got))
-            inner = f"<failure message={message} type={quoteattr(check.code)}>{detail}</failure>"
+            message = _quoted(plain(check.got))
+            inner = f"<failure message={message} type={_quoted(check.code)}>{detail}</failure>"
         elif check.status == "skipped" and check.id in mandatory:
             errors += 1
-            inner = f'<error message={quoteattr(plain(check.got))} type="inconclusive"/>'
+            inner = f'<error message={_quoted(plain(check.got))} type="inconclusive"/>'
         elif check.status == "skipped":
             skipped += 1
-            inner = f"<skipped message={quoteattr(plain(check.got))}/>"
-        cases.append(f'  <testcase classname="rvp.verify" name={quoteattr(check.id)}>{inner}</testcase>')
+            inner = f"<skipped message={_quoted(plain(check.got))}/>"
+        cases.append(f'  <testcase classname="rvp.verify" name={_quoted(check.id)}>{inner}</testcase>')
     counts = f'tests="{len(cases)}" failures="{failures}" errors="{errors}" skipped="{skipped}"'
     head = f'<testsuite name="rvp verify" {counts}>'
     return "\n".join(['<?xml version="1.0" encoding="UTF-8"?>', head, *cases, "</testsuite>"])
+
+
+def _quoted(text: str) -> str:
+    return f'"{escape(text)}"'
