@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -79,11 +80,13 @@ def build(
             )
     except StepFailure:
         if debug_shell and executor.failed is not None:
-            from pipeline import sandbox
+            from pipeline.debug_shell import debug_shell as open_shell
 
-            open_shell = getattr(sandbox, "debug_shell")  # noqa: B009  it lands with the sandbox's shell
-            settings.say(f"a shell in the sandbox of {executor.failed.node}; exit it to end")
-            open_shell(executor.engine, executor.failed, opened)
+            failed = executor.failed
+            settings.say(
+                f"a shell in the sandbox of {failed.node}; its command was: {shlex.join(failed.argv)}"
+            )
+            open_shell(executor.engine, failed, opened, scratch=executor.scratch)
         raise
     show_build(settings, built, output_format)
     built.raise_divergence()

@@ -26,6 +26,7 @@ SCHEMAS: Final[dict[str, tuple[str, str, str]]] = {
         "the release predicate, which rvp release signs",
     ),
     "build": ("pipeline.build_result", "json_schema", "result.json, what rvp build leaves"),
+    "plan": ("pipeline.plan", "Plan", "what rvp plan --format json prints"),
     "policy": ("provenance.policy", "Policy", "policy.toml, the Verifier Owner's"),
     "verification": ("verifier.verify.result", "Verdict", "what rvp verify --format json prints"),
 }

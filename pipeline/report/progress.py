@@ -131,6 +131,8 @@ class _Plain:
                 return f"{event.step} {event.run} | {clean(event.line)}"
             case RebuildCompared(verdict="diverged"):
                 return f"{event.step}: diverged"
+            case Phase(done=False):
+                return f"{event.what}: started"
             case Note():
                 return f"{event.level}: {clean(event.text)}" if event.level != "info" else clean(event.text)
             case _:

@@ -125,6 +125,33 @@ def test_a_failed_step_shows_its_last_lines_its_log_and_what_to_run(site: Site):
     assert "rvp build bad --debug-shell" in err
 
 
+def test_a_debug_shell_sees_the_inputs_of_the_step_that_failed(site: Site):
+    site.write(ONE, step("bad", "exit 7", "step.one", more='environment = { WHERE = "{step.one}" }\n'))
+    process = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "rvp",
+            "-C",
+            str(site.folder),
+            "build",
+            "bad",
+            "--times",
+            "1",
+            "--debug-shell",
+        ],
+        cwd=ROOT,
+        input='cat "$WHERE/one"; id -u; exit\n',
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert process.returncode == 5, process.stderr
+    assert "\nA\n" in process.stdout
+    assert "its command was: sh -c 'exit 7'" in process.stderr
+
+
 def test_an_interrupted_build_removes_its_containers_and_goes_on(site: Site, docker_engine: Engine):
     site.write(ONE, SLOW)
     process = site.start("build")
