@@ -322,7 +322,8 @@ def fetch_revision(address: str, revision: str, cache: Path, *, commit: str = ""
         address: https://, ssh:// or file://.
         revision: a branch, a tag, a full ref or a full commit id.
         cache: folder of our repositories.
-        commit: the commit that the lock pins; when the cache has it, the network is not used.
+        commit: the commit that the lock pins; when the cache has it, and the full ref where one is asked
+            for, the network is not used.
 
     Returns:
         The repository, and what the revision is.
@@ -336,11 +337,11 @@ def fetch_revision(address: str, revision: str, cache: Path, *, commit: str = ""
     if not (repository / "HEAD").exists():
         repository.mkdir(parents=True, exist_ok=True)
         run_git(["init", "--bare", "--quiet", "--template=", "."], folder=repository, neutral=True)
-    if commit and _has_commit(repository, commit):
+    if commit and _has_commit(repository, commit) and _has_ref(repository, revision):
         return repository, describe_commit(repository, commit, "")
     ref, found = _look_up(address, revision)
     wanted = commit or found
-    if not _has_commit(repository, wanted):
+    if not _has_commit(repository, wanted) or not _has_ref(repository, ref):
         _fetch(repository, address, wanted, ref)
     if not _has_commit(repository, wanted):
         raise RevisionMissing(
@@ -354,6 +355,17 @@ def fetch_revision(address: str, revision: str, cache: Path, *, commit: str = ""
 def _has_commit(repository: Path, commit: str) -> bool:
     try:
         run_git(["cat-file", "-e", f"{commit}^{{commit}}"], folder=repository, neutral=True)
+    except GitFailed:
+        return False
+    return True
+
+
+def _has_ref(repository: Path, ref: str) -> bool:
+    """Tell whether a full ref is there (a tag has an object of its own, with its signature)."""
+    if not ref.startswith("refs/"):
+        return True
+    try:
+        run_git(["show-ref", "--verify", "--quiet", ref], folder=repository, neutral=True)
     except GitFailed:
         return False
     return True
@@ -381,9 +393,8 @@ def _look_up(address: str, revision: str) -> tuple[str, str]:
 def _fetch(repository: Path, address: str, commit: str, ref: str) -> None:
     options = ["fetch", "--quiet", "--no-tags", "--no-recurse-submodules", "--no-write-fetch-head"]
     everything = ["+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*"]
-    attempts = [["--depth=1", "--", address, commit]]
-    attempts += [["--depth=1", "--", address, ref]] if ref else []
-    attempts += [["--", address, *everything]]
+    attempts = [["--depth=1", "--", address, f"+{ref}:{ref}"]] if ref else []
+    attempts += [["--depth=1", "--", address, commit], ["--", address, *everything]]
     for number, attempt in enumerate(attempts, start=1):
         try:
             run_git([*options, *attempt], folder=repository, neutral=True)

@@ -13,11 +13,12 @@ import subprocess
 import sys
 import tempfile
 import time
+import tomllib
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLE = ROOT / "examples" / "keyservice"
-VERSION = "1.2.0"
+VERSION = tomllib.loads((EXAMPLE / "rvp.toml").read_text())["project"]["version"]
 # The example's history is made here, with fixed dates, so that every demonstration has the same commit.
 GIT = {
     "GIT_AUTHOR_NAME": "keyservice maintainers",
@@ -29,6 +30,35 @@ GIT = {
     "GIT_CONFIG_GLOBAL": os.devnull,
     "GIT_CONFIG_SYSTEM": os.devnull,
 }
+
+
+POLICY = """schema = "rvp/policy/v1"
+
+[product]
+name = "keyservice"
+series = "stable"
+minimum_release = 1
+
+[source]
+repository = "{repository}"
+refs = ["refs/tags/v*"]
+signed_by = ["maintainers.pub"]
+
+[quorum]
+n = 2
+
+[[operator]]
+name = "acme"
+key = "acme.pem.pub"
+
+[[operator]]
+name = "auditor"
+key = "auditor.pem.pub"
+
+[release]
+signed_by = ["release.pem.pub"]
+threshold = 1
+"""
 
 
 class Story:
@@ -77,10 +107,12 @@ class Story:
             print(f"  (exit code {code}, as it must be)")
         return "".join(lines)
 
-    def attack(self, what: str, *command: str | Path, code: int, cwd: Path | None = None) -> None:
+    def attack(self, what: str, bundle: Path, *artifacts: Path, code: int) -> None:
         """Run a verification that must fail, and keep how it ended for the summary."""
-        text = self.run(*command, code=code, cwd=cwd)
-        reason = next((line.strip() for line in text.splitlines() if line.startswith("FAILED")), "")
+        text = self.run(
+            "rvp", "verify", bundle, *artifacts, "--policy", self.folder / "policy.toml", code=code
+        )
+        reason = next((line for line in text.splitlines() if line.startswith("FAILED")), "")
         self.outcomes.append((what, code, reason))
 
     def _short(self, text: str) -> str:
@@ -133,199 +165,132 @@ def flip_one_byte(path: Path, *, at: int | None = None) -> None:
     path.write_bytes(data)
 
 
+class Operator:
+    """Somebody who rebuilds: a name, a key, a store of their own."""
+
+    def __init__(self, story: Story, name: str) -> None:
+        self.story, self.name = story, name
+        self.key = story.folder / f"{name}.pem"
+
+    def run(self, *command: str | Path, cwd: Path, quiet: bool = False) -> None:
+        self.story.run(*command, cwd=cwd, store=f"{self.name}-store", quiet=quiet)
+
+    def clone(self, repository: Path, folder: Path, *, quiet: bool = False) -> None:
+        options = ("--quiet", "--branch", f"v{VERSION}", "-c", "advice.detachedHead=false")
+        self.story.run("git", "clone", *options, repository.as_uri(), folder, quiet=quiet)
+
+    def sign(self, folder: Path, *, quiet: bool = False) -> None:
+        builder = f"https://{self.name}.example/builder"
+        self.run("rvp", "sign", "--key", self.key, "--builder-id", builder, cwd=folder, quiet=quiet)
+
+
+def release(story: Story, bundle: Path, sequence: int, *, quiet: bool = False) -> None:
+    """Sign a release of what a bundle states, and add the signed statement to the bundle."""
+    keys = [
+        word for name in ("acme", "auditor") for word in ("--signed-by", story.folder / f"{name}.pem.pub")
+    ]
+    validity = ("--not-before", "2023-11-14T00:00:00Z", "--not-after", "2099-01-01T00:00:00Z")
+    names = ("--series", "stable", "--sequence", str(sequence), "--version", VERSION)
+    signed = story.folder / f"release-{bundle.name}"
+    key = story.folder / "release.pem"
+    story.run("rvp", "release", bundle, "--key", key, *keys, *names, *validity, "--out", signed, quiet=quiet)
+    story.run("rvp", "publish", bundle, "--add", "--statements", signed, quiet=quiet)
+
+
 def main(folder: Path) -> None:
     story = Story(folder)
-    public = folder / "public"
-    public.mkdir()
+    acme, auditor = Operator(story, "acme"), Operator(story, "auditor")
+    bundle, policy = folder / "public" / "keyservice", folder / "policy.toml"
+    bundle.parent.mkdir()
 
     story.chapter(
-        "The source",
-        "A small SGX enclave in C, its host program, and a spec; the maintainers signed the tag.",
+        "The source", "A small SGX enclave in C and its host program; the maintainers signed the tag."
     )
     repository = make_repository(story, "keyservice")
-    url = repository.as_uri()
     story.run("cat", EXAMPLE / "rvp.toml")
 
     story.chapter(
         "Operator 1, acme: rebuild",
         "Each step runs in its own container without network, then again under variations.",
     )
-    acme = folder / "acme"
-    story.run(
-        "git", "clone", "--quiet", "--branch", f"v{VERSION}", "-c", "advice.detachedHead=false", url, acme
-    )
-    story.run("rvp", "lock", "--check", cwd=acme, store="acme-store")
-    story.run("rvp", "plan", cwd=acme, store="acme-store")
-    story.run("rvp", "build", cwd=acme, store="acme-store")
+    built = folder / "acme"
+    acme.clone(repository, built)
+    acme.run("rvp", "lock", "--check", cwd=built)
+    acme.run("rvp", "plan", cwd=built)
+    acme.run("rvp", "build", cwd=built)
 
     story.chapter(
-        "acme signs what it got",
-        "The key was not there during the build; artifacts are hashed and measured again.",
+        "acme signs what it got", "No key was there during the build; all is hashed and measured again."
     )
     for name in ("acme", "auditor", "release"):
         story.run("rvp", "key", "new", folder / f"{name}.pem")
-    story.run(
-        "rvp", "sign", "--key", folder / "acme.pem", "--builder-id", "https://acme.example/builder", cwd=acme
-    )
+    acme.sign(built)
 
-    story.chapter("acme publishes", "Statements, logs and the recipe in one bundle: an OCI image layout.")
-    bundle = public / "keyservice"
-    story.run("rvp", "publish", bundle, "--with-inputs", cwd=acme, store="acme-store")
+    story.chapter("acme publishes", "Statements, logs, recipe and inputs in one bundle: an OCI image layout.")
+    acme.run("rvp", "publish", bundle, "--with-inputs", cwd=built)
     shutil.copytree(bundle, folder / "one-signer")
 
     story.chapter(
-        "The Verifier Owner's policy", "Two of two operators must agree on the values of the expected source."
+        "The Verifier Owner's policy", "Two of two operators must agree on values of the expected source."
     )
-    (folder / "policy.toml").write_text(f"""schema = "rvp/policy/v1"
-
-[product]
-name = "keyservice"
-series = "stable"
-minimum_release = 1
-
-[source]
-repository = "{url}"
-refs = ["refs/tags/v*"]
-signed_by = ["maintainers.pub"]
-
-[quorum]
-n = 2
-
-[[operator]]
-name = "acme"
-key = "acme.pub"
-
-[[operator]]
-name = "auditor"
-key = "auditor.pub"
-
-[release]
-signed_by = ["release.pub"]
-threshold = 1
-""")
-    story.run("cat", folder / "policy.toml")
-    story.run("rvp", "policy", "check", folder / "policy.toml")
+    policy.write_text(POLICY.format(repository=repository.as_uri()))
+    story.run("cat", policy)
+    story.run("rvp", "policy", "check", policy)
 
     story.chapter(
         "Operator 2, auditor: rebuild from the bundle alone",
         "A store of its own, no enclave key; it checks that the source is the expected one before it builds.",
     )
-    auditor = folder / "auditor"
-    story.run(
-        "rvp", "rebuild", bundle, "--policy", folder / "policy.toml", "--source", url, "-o", auditor,
-        store="auditor-store",
-    )  # fmt: skip
-    story.run(
-        "rvp",
-        "sign",
-        "--key",
-        folder / "auditor.pem",
-        "--builder-id",
-        "https://auditor.example/builder",
-        cwd=auditor,
-    )
-    story.run("rvp", "publish", bundle, "--add", cwd=auditor, store="auditor-store")
+    rebuilt = folder / "auditor"
+    source = ("--source", repository.as_uri())
+    auditor.run("rvp", "rebuild", bundle, "--policy", policy, *source, "-o", rebuilt, cwd=folder)
+    auditor.sign(rebuilt)
+    auditor.run("rvp", "publish", bundle, "--add", cwd=rebuilt)
 
     story.chapter(
-        "The release engineers sign the release", "This product, this sequence, this validity, these values."
+        "The release engineers release it", "This product, this sequence, this validity, these values."
     )
-    story.run(
-        "rvp", "release", bundle, "--key", folder / "release.pem", "--series", "stable", "--sequence", "1",
-        "--version", VERSION, "--not-before", "2023-11-14T00:00:00Z", "--not-after", "2099-01-01T00:00:00Z",
-    )  # fmt: skip
+    release(story, bundle, 1)
 
     story.chapter("The verdict")
-    artifacts = acme / ".rvp" / "build" / "artifacts"
-    enclave = next(artifacts.rglob("keyservice.signed.so"))
+    enclave = next((built / ".rvp" / "build" / "artifacts").glob("*.signed.so"))
     story.run("rvp", "show", bundle)
-    story.run("rvp", "verify", bundle, enclave, "--policy", folder / "policy.toml")
+    story.run("rvp", "verify", bundle, enclave, "--policy", policy)
 
     story.chapter("Attack 1: one byte of the published bundle is flipped")
     shutil.copytree(bundle, folder / "flipped")
-    statements = [
-        p for p in (folder / "flipped" / "blobs" / "sha256").iterdir() if b"dsseEnvelope" in p.read_bytes()
-    ]
-    flip_one_byte(sorted(statements)[0])
-    story.attack(
-        "one byte of the bundle flipped",
-        "rvp",
-        "verify",
-        folder / "flipped",
-        "--policy",
-        folder / "policy.toml",
-        code=10,
-    )
+    blobs = sorted((folder / "flipped" / "blobs" / "sha256").iterdir())
+    flip_one_byte(next(blob for blob in blobs if b"dsseEnvelope" in blob.read_bytes()))
+    story.attack("one byte of the bundle flipped", folder / "flipped", code=10)
 
     story.chapter("Attack 2: one operator only")
-    story.run(
-        "rvp", "release", folder / "one-signer", "--key", folder / "release.pem", "--series", "stable", "--sequence", "1",
-        "--version", VERSION, "--not-before", "2023-11-14T00:00:00Z", "--not-after", "2099-01-01T00:00:00Z", quiet=True,
-    )  # fmt: skip
-    story.attack(
-        "one operator only",
-        "rvp",
-        "verify",
-        folder / "one-signer",
-        "--policy",
-        folder / "policy.toml",
-        code=13,
-    )
+    release(story, folder / "one-signer", 1, quiet=True)
+    story.attack("one operator only", folder / "one-signer", code=13)
 
     story.chapter("Attack 3: the artifact differs by one byte")
-    shutil.copy(enclave, folder / "keyservice.signed.so")
-    flip_one_byte(folder / "keyservice.signed.so")
-    story.attack(
-        "an artifact with one other byte", "rvp", "verify", bundle, folder / "keyservice.signed.so",
-        "--policy", folder / "policy.toml", code=12,
-    )  # fmt: skip
+    other = folder / enclave.name
+    shutil.copy(enclave, other)
+    flip_one_byte(other)
+    story.attack("an artifact with one other byte", bundle, other, code=12)
 
     story.chapter(
         "Attack 4: another source, honestly rebuilt by both operators",
-        "A fork that leaks the key. Everything is genuine, and it is not what the policy expects.",
+        "A fork with another host program. Every signature is genuine; it is not the source that is expected.",
     )
-    fork = make_repository(story, "fork", change=("README.md", "#", "# Not"))
-    for name in ("acme", "auditor"):
-        other = folder / f"{name}-fork"
-        story.run(
-            "git",
-            "clone",
-            "--quiet",
-            "--branch",
-            f"v{VERSION}",
-            "-c",
-            "advice.detachedHead=false",
-            fork.as_uri(),
-            other,
-        )
-        story.run("rvp", "build", cwd=other, store=f"{name}-store", quiet=True)
-        story.run("rvp", "sign", "--key", folder / f"{name}.pem", cwd=other, quiet=True)
-        story.run(
-            "rvp",
-            "publish",
-            public / "fork",
-            *(["--with-inputs"] if name == "acme" else ["--add"]),
-            cwd=other,
-            store=f"{name}-store",
-            quiet=True,
-        )
-    story.run(
-        "rvp", "release", public / "fork", "--key", folder / "release.pem", "--series", "stable", "--sequence", "2",
-        "--version", VERSION, "--not-before", "2023-11-14T00:00:00Z", "--not-after", "2099-01-01T00:00:00Z", quiet=True,
-    )  # fmt: skip
-    story.attack(
-        "another source, honestly rebuilt by both",
-        "rvp",
-        "verify",
-        public / "fork",
-        "--policy",
-        folder / "policy.toml",
-        code=13,
-    )
+    fork = make_repository(story, "fork", change=("src/host/main.c", "SIMULATED", "NOT TO BE TRUSTED"))
+    for operator in (acme, auditor):
+        place = folder / f"{operator.name}-fork"
+        operator.clone(fork, place, quiet=True)
+        operator.run("rvp", "build", cwd=place, quiet=True)
+        operator.sign(place, quiet=True)
+        operator.run("rvp", "publish", bundle.parent / "fork", "--with-inputs", cwd=place, quiet=True)
+    release(story, bundle.parent / "fork", 2, quiet=True)
+    story.attack("another source, honestly rebuilt by both", bundle.parent / "fork", code=13)
 
     story.chapter("Summary")
-    print(f"   {'the published bundle':44} exit code  0   PASSED")
+    print(f"   {'the published bundle':42} exit code  0  PASSED")
     for what, code, reason in story.outcomes:
-        print(f"   {what:44} exit code {code:2}   {reason}")
+        print(f"   {what:42} exit code {code:2}  {reason}")
     print(f"\n   {time.monotonic() - story.started:.0f} s; every command above ended as the story needs it.")
 
 
