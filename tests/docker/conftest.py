@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.engine import Engine, connect
+from pipeline import private_engine
+from pipeline.engine import Engine, EngineAbsent, connect
 from pipeline.sandbox import Rootfs, StepResult, StepRun, run_step
 from pipeline.store import FolderStore
 from pipeline.tree import Tree, read_folder
@@ -62,8 +63,15 @@ PACKAGES = [
 @pytest.fixture(scope="session")
 def docker_engine():
     """An engine that answers; started privately when there is none."""
+    started = False
     try:
-        engine = connect()
+        try:
+            engine = connect()
+        except EngineAbsent:
+            if os.environ.get("DOCKER_HOST"):
+                raise
+            engine = connect(private_engine.start(CACHE / "engine").url)
+            started = True
     except RvpError as error:
         if os.environ.get("RVP_REQUIRE_DOCKER") != "1":
             pytest.skip(f"no Docker engine: {error}")
@@ -71,6 +79,8 @@ def docker_engine():
     yield engine
     for container in tuple(engine.containers):
         engine.remove(container)
+    if started:
+        private_engine.stop(CACHE / "engine")
 
 
 @pytest.fixture(scope="session")
