@@ -80,11 +80,11 @@ def build(
             )
     except StepFailure:
         if debug_shell and executor.failed is not None:
-            from pipeline.debug_shell import debug_shell as open_shell
+            from pipeline.sandbox import debug_shell as open_shell
 
             failed = executor.failed
             settings.say(
-                f"a shell in the sandbox of {failed.node}; its command was: {shlex.join(failed.argv)}"
+                f"the command runs again in its sandbox, then a shell opens: {shlex.join(failed.argv)}"
             )
             open_shell(executor.engine, failed, opened, scratch=executor.scratch)
         raise

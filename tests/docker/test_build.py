@@ -148,8 +148,9 @@ def test_a_debug_shell_sees_the_inputs_of_the_step_that_failed(site: Site):
         check=False,
     )
     assert process.returncode == 5, process.stderr
-    assert "\nA\n" in process.stdout
-    assert "its command was: sh -c 'exit 7'" in process.stderr
+    assert "the step ended with status 7" in process.stdout
+    assert "A\n1000\n" in process.stdout
+    assert "then a shell opens: sh -c 'exit 7'" in process.stderr
 
 
 def test_an_interrupted_build_removes_its_containers_and_goes_on(site: Site, docker_engine: Engine):
