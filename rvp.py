@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import sys
 from typing import Any, Final
 
@@ -39,6 +40,22 @@ COMMANDS: Final[dict[str, tuple[str, str, str]]] = {
 }
 
 
+# What shows that an extra is installed.
+MARKERS: Final = {"pipeline": ("docker", "networkx", "numpy", "rich", "zstandard")}
+
+
+def missing_package(extra: str) -> str:
+    """Name a package of an extra that is not installed; empty when all are there. Imports nothing."""
+    for name in MARKERS.get(extra, ()):
+        try:
+            found = importlib.util.find_spec(name)
+        except ModuleNotFoundError:
+            found = None
+        if found is None:
+            return name
+    return ""
+
+
 class FrontDoor(click.Group):
     """Finds commands in the table and loads the one that is called."""
 
@@ -53,14 +70,11 @@ class FrontDoor(click.Group):
         if cmd_name not in COMMANDS:
             return None
         module, extra, _ = COMMANDS[cmd_name]
-        try:
-            found = getattr(importlib.import_module(module), cmd_name.replace("-", "_"))
-        except ModuleNotFoundError as error:
-            if error.name and error.name.partition(".")[0] in {"pipeline", "verifier", "provenance"}:
-                raise
+        if missing := missing_package(extra):
             from verifier.cli.terminal import missing_extra
 
-            return missing_extra(cmd_name, extra or "pipeline", str(error.name))
+            return missing_extra(cmd_name, extra, missing)
+        found = getattr(importlib.import_module(module), cmd_name.replace("-", "_"))
         if not isinstance(found, click.Command):
             raise TypeError(f"{module} has no command {cmd_name}")
         return found
