@@ -1,4 +1,4 @@
-"""The demonstration that workflows/demo runs: two operators, one release, one verdict, five attacks.
+"""The demonstration that workflows/demo runs: two operators, one release, one verdict, four attacks.
 
 Every line that starts with `$` is a command that a person could type; what it prints is shown as it is.
 A command that ends with another exit code than the story needs ends the demonstration with an error.

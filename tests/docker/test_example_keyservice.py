@@ -46,6 +46,7 @@ def test_the_example_rebuilds_to_what_its_owner_signed(docker_engine: Engine, tm
     signed = Sigstruct((EXAMPLE / "keyservice.sig").read_bytes())
     enclave = (folder / ".rvp/build/artifacts/enclave.signed.so").read_bytes()
     assert signed.raw in enclave
+    assert enclave == (EXAMPLE / "published" / "enclave.signed.so").read_bytes()
     with (folder / ".rvp/build/artifacts/keyservice.tar").open("rb") as stream:
         (image,) = docker_engine.client.images.load(stream)
     try:
