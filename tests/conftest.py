@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+
+# A shell that starts tests in the background has them ignore SIGINT, and their children too; some tests send it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def vectors_folder() -> Path | None:

@@ -50,3 +50,13 @@ rvp_debian_packages() {
         { tail -n 20 "${TMPDIR:-/tmp}/rvp-apt.$$.log" >&2; rvp_fail "apt-get could not install: ${missing[*]}" "apt-get update, then try again"; }
     rm -f "${TMPDIR:-/tmp}/rvp-apt.$$.log"
 }
+
+# A Docker engine: the one that answers, else a private one that is stopped when the command ends.
+rvp_engine() {
+    rvp engine status >/dev/null 2>&1 && return
+    [ -z "${DOCKER_HOST:-}" ] || rvp_fail "no engine answers at DOCKER_HOST=$DOCKER_HOST" "correct it, or unset it"
+    [ "$(id -u)" = 0 ] || rvp_fail "no Docker engine answers, and only root can start a private one" \
+        "run as root, or install Docker and join the group docker"
+    trap 'rvp engine stop >/dev/null 2>&1 || true' EXIT
+    rvp engine start >&2
+}

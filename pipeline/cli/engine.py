@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import click
+import msgspec
 
 from pipeline import private_engine
 from pipeline.private_engine import EngineStatus
+from provenance.errors import EnvironmentFailure
 from verifier.cli.terminal import Settings, format_option
 
 
@@ -41,10 +43,46 @@ def stop(settings: Settings, output_format: str) -> None:
 
 @engine.command(epilog="Example: rvp engine status --format json")
 @format_option()
-@click.pass_obj
-def status(settings: Settings, output_format: str) -> None:
-    """Show whether the private engine runs, and where its things are."""
-    _show(settings, output_format, private_engine.status())
+@click.pass_context
+def status(ctx: click.Context, output_format: str) -> None:
+    """Show the engine that builds would use, and the private one. Exit code 4: none answers."""
+    settings: Settings = ctx.obj
+    used = _used()
+    private = private_engine.status()
+    if output_format == "json":
+        settings.out_json({"schema": "rvp/engine/v1", "engine": used, "private": private})
+    else:
+        settings.out(
+            f"engine   {used.url}, Docker {used.version}, {used.storage}" if used else "engine   none answers"
+        )
+        settings.out("private")
+        _show(settings, output_format, private)
+    if used is None:
+        if not ctx.obj.quiet:
+            settings.say("  hint: start Docker, set DOCKER_HOST, or: rvp engine start")
+        ctx.exit(EnvironmentFailure.exit_code)
+
+
+class UsedEngine(msgspec.Struct, frozen=True, kw_only=True):
+    """The engine that `rvp build` would use: DOCKER_HOST, else the machine's, else the private one."""
+
+    url: str
+    version: str
+    storage: str
+
+
+def _used() -> UsedEngine | None:
+    from pipeline.engine import connect
+
+    try:
+        found = connect()
+    except EnvironmentFailure:
+        return None
+    return UsedEngine(
+        url=found.url,
+        version=str(found.info.get("ServerVersion", "")),
+        storage=str(found.info.get("Driver", "")),
+    )
 
 
 def _show(settings: Settings, output_format: str, found: EngineStatus) -> None:
