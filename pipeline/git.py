@@ -24,7 +24,7 @@ from pipeline.tree import Tree, TreeEntry, make_tree
 from provenance.digest import CHUNK_BYTES, sha256
 from provenance.errors import EnvironmentFailure, SpecError
 
-_COMMIT: Final = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
+COMMIT: Final = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 _REVISION: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._/+@-]*")
 _POINTER: Final = b"version https://git-lfs.github.com/spec/"
 _KEPT_VARIABLES: Final = (
@@ -47,6 +47,7 @@ _ALWAYS: Final = {
     "LC_ALL": "C.UTF-8",
 }
 _SWITCHES: Final = ("-c", f"core.hooksPath={os.devnull}", "-c", "core.fsmonitor=false", "-c", "gc.auto=0")
+_FETCH: Final = ("fetch", "--quiet", "--no-tags", "--no-recurse-submodules", "--no-write-fetch-head")
 _TIMEOUT_S: Final = 3600.0
 
 
@@ -333,6 +334,8 @@ def fetch_revision(address: str, revision: str, cache: Path, *, commit: str = ""
     """
     if not _REVISION.fullmatch(revision) or ".." in revision:
         raise RevisionMissing(f'"{revision}" is not the name of a branch, a tag or a commit')
+    if commit and not COMMIT.fullmatch(commit):
+        raise RevisionMissing(f'"{commit}" is not a full commit id')
     repository = cache / sha256(address.encode()).hex()[:32]
     if not (repository / "HEAD").exists():
         repository.mkdir(parents=True, exist_ok=True)
@@ -371,9 +374,32 @@ def _has_ref(repository: Path, ref: str) -> bool:
     return True
 
 
+def is_on_ref(repository: Path, address: str, ref: str, commit: str) -> bool:
+    """Tell whether a ref of a repository names a commit: a tag that is it, a branch that it is on.
+
+    A host that keeps forks in one place serves a fork's commit under the address of the original, so that the
+    address and the commit alone do not say that anybody there took it.
+
+    Raises:
+        GitFailed: RVP-1320. RevisionMissing: RVP-1321: there is no such ref.
+
+    Cost: one look at the refs; the branch's history when it moved on.
+    """
+    full, found = _look_up(address, ref)
+    if found == commit or not full.startswith("refs/heads/"):
+        return found == commit
+    everything = "--depth=2147483647"  # of a shallow clone, too
+    run_git([*_FETCH, everything, "--", address, f"+{full}:{full}"], folder=repository, neutral=True)
+    try:
+        run_git(["merge-base", "--is-ancestor", commit, full], folder=repository, neutral=True)
+    except GitFailed:
+        return False
+    return True
+
+
 def _look_up(address: str, revision: str) -> tuple[str, str]:
     """Find the full ref and the object id of a revision: a full ref, then a tag, then a branch."""
-    if _COMMIT.fullmatch(revision):
+    if COMMIT.fullmatch(revision):
         return "", revision
     listed = run_git(["ls-remote", "--", address], neutral=True).decode("utf-8", "replace")
     there: dict[str, str] = {}
@@ -391,13 +417,12 @@ def _look_up(address: str, revision: str) -> tuple[str, str]:
 
 
 def _fetch(repository: Path, address: str, commit: str, ref: str) -> None:
-    options = ["fetch", "--quiet", "--no-tags", "--no-recurse-submodules", "--no-write-fetch-head"]
     everything = ["+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*"]
     attempts = [["--depth=1", "--", address, f"+{ref}:{ref}"]] if ref else []
     attempts += [["--depth=1", "--", address, commit], ["--", address, *everything]]
     for number, attempt in enumerate(attempts, start=1):
         try:
-            run_git([*options, *attempt], folder=repository, neutral=True)
+            run_git([*_FETCH, *attempt], folder=repository, neutral=True)
         except GitFailed:
             if number == len(attempts):
                 raise

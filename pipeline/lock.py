@@ -295,6 +295,8 @@ def hash_local_files(spec: Spec, folder: Path) -> dict[str, str]:
     """
     found: dict[str, str] = {}
     for path in local_files(spec):
+        if not (folder / path).resolve().is_relative_to(folder.resolve()):
+            raise LocalFileMissing(f'"{path}" leads outside by a link', place=str(folder / path))
         try:
             found[path] = sha256_file(folder / path).hex()
         except OSError as error:

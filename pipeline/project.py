@@ -21,11 +21,11 @@ from pipeline.lock import (
     read_lock_bytes,
 )
 from pipeline.recipe import Recipe, RecipeFile
-from pipeline.sources import LoadedSource, load_recorded, load_source
+from pipeline.sources import LoadedSource, load_recorded, load_source, load_tree
 from pipeline.spec import Spec, parse_spec, read_spec_bytes
 from pipeline.store import FolderStore, Store
 from provenance.digest import chunks_of
-from provenance.errors import SpecError
+from provenance.errors import SpecError, UsageError
 from provenance.events import Observer
 
 SPEC_NAME: Final = "rvp.toml"
@@ -38,6 +38,16 @@ class NoCommitTime(SpecError):
     """
 
     code = "RVP-1330"
+
+
+class FetchNotAllowed(UsageError):
+    """A stranger's recipe has `[fetch]` commands whose output is not here, and they were not allowed to run.
+
+    They run in a container without a network of its own, and reach hosts through rvp's proxy.
+    Cure: look at them (`rvp show BUNDLE`), then allow them: `rvp rebuild --fetch`.
+    """
+
+    code = "RVP-1331"
 
 
 class LoadedProject(msgspec.Struct, frozen=True, kw_only=True):
@@ -100,7 +110,14 @@ def load_project(
 
 
 def load_recipe(
-    recipe: Recipe, folder: Path, *, store: FolderStore, observer: Observer, cache: Path
+    recipe: Recipe,
+    folder: Path,
+    *,
+    store: FolderStore,
+    observer: Observer,
+    cache: Path,
+    must_prove: bool = False,
+    may_fetch: bool = False,
 ) -> LoadedProject:
     """Load the project of a recipe that was read: its sources from where the recipe found them.
 
@@ -110,9 +127,11 @@ def load_recipe(
         store: receives the sources, and is asked first.
         observer: hears of downloads.
         cache: folder for clones.
+        must_prove: fail where a source's commit cannot be fetched from its repository.
+        may_fetch: let the recipe's `[fetch]` commands reach the network.
 
     Raises:
-        SpecError: as `load_project`. SourceMissing: RVP-1326. SourceChanged: RVP-1328.
+        FetchNotAllowed: RVP-1331. SourceMissing: RVP-1326. SourceChanged: RVP-1328. And as `load_project`.
     """
     spec, lock = recipe.spec, recipe.lock
     folder.mkdir(parents=True, exist_ok=True)
@@ -133,11 +152,26 @@ def load_recipe(
             locked=lock.source.get(recorded.name),
             observer=observer,
             cache=cache,
+            must_prove=must_prove,
         )
         for recorded in recipe.sources
     }
+    if not may_fetch:
+        _refuse_to_fetch(spec, lock, store)
     _have_fetches(spec, lock, folder, sources, store, observer, cache / "scratch")
+    kept = tuple(sources[one.name].for_recipe() for one in recipe.sources)
+    recipe = msgspec.structs.replace(recipe, sources=kept)
     return LoadedProject(folder=folder, spec=spec, lock=lock, sources=sources, recipe=recipe)
+
+
+def _refuse_to_fetch(spec: Spec, lock: Lock, store: Store) -> None:
+    missing = [name for name, fetched in lock.fetch.items() if load_tree(fetched.tree, store) is None]
+    if missing:
+        asked = [", ".join(spec.fetch[name].hosts) or "any host" for name in missing]
+        raise FetchNotAllowed(
+            f"the recipe would reach the network: {', '.join(missing)} ({'; '.join(asked)})",
+            hint="allow it with --fetch, or ask for a bundle that was published with --with-inputs",
+        )
 
 
 def _have_fetches(

@@ -23,11 +23,13 @@ from typing import Final, Literal
 
 import msgspec
 
+from pipeline.git import COMMIT, without_credentials
 from pipeline.lock import LIMIT_BYTES as LOCK_LIMIT_BYTES
-from pipeline.lock import Lock, parse_lock
-from pipeline.spec import Spec, parse_spec
+from pipeline.lock import Lock, LockedSource, parse_lock
+from pipeline.spec import Source, Spec, parse_spec
+from pipeline.spec_references import local_files
 from pipeline.store import Store
-from pipeline.tree import Tree, check_path, read_folder, write_folder
+from pipeline.tree import Tree, TreeEntry, make_tree, read_folder, write_folder
 from provenance import strict
 from provenance.canonical import canonical_json
 from provenance.digest import chunks_of, sha256
@@ -73,6 +75,44 @@ class RecipeSource(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     def fetchable(self) -> bool:
         """Others can get it: a revision in a repository, a URL, a Debian source package."""
         return not self.dirty and (self.kind != "path" or bool(self.repository and self.commit))
+
+    @property
+    def claims_commit(self) -> bool:
+        """Its content is said to be that of a commit."""
+        return not self.dirty and bool(self.repository and self.commit)
+
+    def without_place(self) -> RecipeSource:
+        """The same content, of which nobody says where it was found."""
+        return msgspec.structs.replace(self, repository="", ref="", commit="", folder="", dirty=False)
+
+    def differs_from(self, source: Source, locked: LockedSource | None) -> str:
+        """Name what it says otherwise than the spec and the lock; empty when they agree."""
+        ways = {
+            "path": source.path,
+            "git": source.git,
+            "url": source.url,
+            "debian-source": source.debian_source,
+        }
+        kind = next(kind for kind, said in ways.items() if said is not None)
+        if self.kind != kind:
+            return "kind"
+        if self.commit and not COMMIT.fullmatch(self.commit):
+            return "commit"
+        if kind == "path":
+            return ""
+        address = source.git or source.url
+        if self.repository != (without_credentials(address) if address else ""):
+            return "repository"
+        said = (locked.commit, locked.ref, locked.tree) if locked else ("", "", "")
+        mine = (self.commit, self.ref, self.tree)
+        return next(
+            (
+                name
+                for name, left, right in zip(("commit", "ref", "tree"), said, mine, strict=True)
+                if left != right
+            ),
+            "",
+        )
 
 
 class RecipeFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -215,15 +255,36 @@ def read(folder: Path, store: Store) -> Recipe:
         ]
         message = f"the recipe's {', '.join(differing) or 'form'} is not what its core names"
         raise RecipeDamaged(message, place=str(folder))
-    if {source.name for source in recipe.sources} != set(recipe.spec.source):
-        raise RecipeDamaged("the recipe's sources are not those of its spec", place=str(folder))
+    _check_parts(recipe, place=str(folder))
     for file in recipe.files:
-        check_path(file.path)
         _keep(folder / "files" / file.path, file, store)
     for name, tree in source_trees(recipe, folder, store).items():
         if tree.digest.hex() != core.sources[name]:
             raise RecipeDamaged(f'the tree of the source "{name}" differs', place=str(folder))
     return recipe
+
+
+def _check_parts(recipe: Recipe, *, place: str) -> None:
+    """Refuse a recipe that carries or claims something that its spec and lock do not say.
+
+    A file more would be laid beside the spec, where the working folder lies as well; a place that is not the
+    spec's would have a rebuilder sign for a source that nobody fetched.
+    """
+    spec, lock = recipe.spec, recipe.lock
+    files = {file.path: file.sha256 for file in recipe.files}
+    if len(files) != len(recipe.files) or set(files) != set(local_files(spec)) or files != lock.files:
+        raise RecipeDamaged("the recipe's files are not those of its spec and its lock", place=place)
+    make_tree(TreeEntry(path=path, kind="file") for path in files)
+    names = [source.name for source in recipe.sources]
+    if len(set(names)) != len(names) or set(names) != set(spec.source):
+        raise RecipeDamaged("the recipe's sources are not those of its spec", place=place)
+    for source in recipe.sources:
+        wrong = source.differs_from(spec.source[source.name], lock.source.get(source.name))
+        if wrong:
+            raise RecipeDamaged(
+                f'the source "{source.name}" is said to have another {wrong} than spec and lock say',
+                place=place,
+            )
 
 
 def source_trees(recipe: Recipe, folder: Path, store: Store) -> dict[str, Tree]:

@@ -20,7 +20,14 @@ from urllib.parse import unquote, urlsplit
 import msgspec
 
 from pipeline.download import download
-from pipeline.git import describe_folder, fetch_revision, listed_files, read_commit, without_credentials
+from pipeline.git import (
+    describe_folder,
+    fetch_revision,
+    is_on_ref,
+    listed_files,
+    read_commit,
+    without_credentials,
+)
 from pipeline.lock import LockedFile, LockedSource
 from pipeline.recipe import RecipeSource
 from pipeline.spec import Source, inside
@@ -28,8 +35,8 @@ from pipeline.store import Store
 from pipeline.tree import BadEntry, Tree, TreeEntry, make_tree, read_file_entry
 from pipeline.unpack import unpack
 from provenance.digest import sha256
-from provenance.errors import SpecError
-from provenance.events import Observer
+from provenance.errors import EnvironmentFailure, SpecError
+from provenance.events import Note, Observer
 
 _NEVER: Final = frozenset({".git", ".rvp"})
 Kind = Literal["path", "git", "url", "debian-source"]
@@ -340,8 +347,13 @@ def load_recorded(
     locked: LockedSource | None,
     observer: Observer,
     cache: Path,
+    must_prove: bool = False,
 ) -> LoadedSource:
     """Load a source of a recipe on another machine, from where the recipe says that it was found.
+
+    The tree of a commit is read from that commit, also when it came with the recipe: who made the recipe
+    could name one commit and add the files of another. Where the repository cannot be reached, the source is
+    loaded without its place, so that nothing is stated of it that was not seen.
 
     Args:
         recorded: what the recipe says of it.
@@ -350,27 +362,32 @@ def load_recorded(
         locked: what the recipe's lock pins.
         observer: hears of downloads.
         cache: folder for clones.
+        must_prove: fail where the commit cannot be fetched.
 
     Raises:
         SourceMissing: RVP-1326: nobody else can fetch it. SourceChanged: RVP-1328. And as `load_source`.
     """
     tree = load_tree(recorded.tree, store)
-    if tree is None and source.path is None:
+    if recorded.claims_commit:
+        try:
+            tree = _tree_of_commit(recorded, source, store, cache)
+        except EnvironmentFailure as error:
+            if must_prove or tree is None:
+                raise
+            told = f'the source "{recorded.name}" is stated without its place: {error}'
+            observer(Note(level="warning", text=told))
+            recorded = recorded.without_place()
+    elif recorded.kind == "path":
+        recorded = recorded if recorded.dirty else recorded.without_place()
+    elif tree is None:
         tree = load_source(
             recorded.name, source, folder=cache, store=store, locked=locked, observer=observer, cache=cache
         ).tree
-    elif tree is None:
-        if not recorded.fetchable:
-            raise SourceMissing(
-                f'the source "{recorded.name}" is in no repository that the recipe names',
-                hint="ask for a bundle that was published with --with-inputs",
-            )
-        repository, revision = fetch_revision(
-            recorded.repository, recorded.commit, cache, commit=recorded.commit
+    if tree is None:
+        raise SourceMissing(
+            f'the source "{recorded.name}" is in no repository that the recipe names',
+            hint="ask for a bundle that was published with --with-inputs",
         )
-        prefix = f"{recorded.folder}/" if recorded.folder else ""
-        tree = read_commit(repository, revision.tree, store, prefix=prefix, chosen=_chooser(source))
-        store.put([tree.to_json()])
     if tree.digest.hex() != recorded.tree:
         raise SourceChanged(
             f'the source "{recorded.name}" is not the one of the recipe\n'
@@ -388,3 +405,14 @@ def load_recorded(
         dirty=recorded.dirty,
         locked=locked,
     )
+
+
+def _tree_of_commit(recorded: RecipeSource, source: Source, store: Store, cache: Path) -> Tree:
+    address, ref, commit = recorded.repository, recorded.ref, recorded.commit
+    repository, revision = fetch_revision(address, ref or commit, cache, commit=commit)
+    if ref and not is_on_ref(repository, address, ref, commit):
+        raise SourceChanged(f"the commit {commit} is not the one of {ref}, nor before it", place=address)
+    prefix = f"{recorded.folder}/" if recorded.folder else ""
+    tree = read_commit(repository, revision.tree, store, prefix=prefix, chosen=_chooser(source))
+    store.put([tree.to_json()])
+    return tree

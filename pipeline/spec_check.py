@@ -20,7 +20,13 @@ from pipeline.spec import (
     seconds,
     size_bytes,
 )
-from pipeline.spec_references import dependencies, keyrings_of, measure_references, pack_references
+from pipeline.spec_references import (
+    dependencies,
+    keyrings_of,
+    local_files,
+    measure_references,
+    pack_references,
+)
 from provenance.claims import Tee
 from provenance.errors import SpecError
 from provenance.strict import line_in_toml
@@ -29,6 +35,8 @@ _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 _DIGEST_REFERENCE: Final = re.compile(r"\S+@sha256:[0-9a-f]{64}")
 _MAX_TIMES: Final = 100
+# Beside the spec, and never inputs: what lies there decides what a build gives.
+WORKING_NAMES: Final = (".rvp", ".git")
 _LAYERS: Final = ("platform", "firmware", "image", "workload")
 
 
@@ -154,6 +162,10 @@ class _Checker:
         self.measures()
         self.cycles()
         self.rebuild()
+        for path in local_files(self.spec):
+            if path.split("/", 1)[0] in WORKING_NAMES:
+                message = f'"{path}" lies in a folder that belongs to rvp or git'
+                raise self.fail(PathOutside, "$", message, "put the file beside the spec")
 
     def place(self, path: str) -> str:
         line = line_in_toml(self.text, path) if self.text else None

@@ -42,6 +42,9 @@ Afterwards `rvp -C rebuilt sign` signs the result as your own.
 )
 @click.option("--source", "repository", metavar="REPO", help="Fetch the source from this mirror or clone.")
 @click.option(
+    "--fetch", "may_fetch", is_flag=True, help="Let the recipe's [fetch] commands reach the network."
+)
+@click.option(
     "--output",
     "-o",
     type=click.Path(path_type=Path),
@@ -62,8 +65,10 @@ Afterwards `rvp -C rebuilt sign` signs the result as your own.
 def rebuild(
     settings: Settings,
     bundle: Path,
+    *,
     policy_path: Path | None,
     repository: str | None,
+    may_fetch: bool,
     output: Path,
     times: int | None,
     jobs: int | None,
@@ -93,7 +98,7 @@ def rebuild(
         settings.warn("without --policy the source is not checked: this builds what the bundle says")
     opened = store_of(output, named=store)
     with progress(mode, quiet=settings.quiet, verbose=settings.verbose > 0) as observer:
-        project = _load(found, trust, output, opened, repository, observer)
+        project = _load(found, trust, output, opened, repository, observer, may_fetch=may_fetch)
         executor = make_executor(output, jobs)
         built = build_project(project, opened, executor, observer=observer, times=times)
     cores = stated_cores(found)
@@ -133,6 +138,8 @@ def _load(
     store: FolderStore,
     repository: str | None,
     observer: Observer,
+    *,
+    may_fetch: bool,
 ) -> LoadedProject:
     """Bring recipe and sources into the store, check the source, lay out the project's folder."""
     from pipeline.project import load_recipe
@@ -147,8 +154,26 @@ def _load(
         _check_source(found, trust, recipe, repository, cache)
     for blob in found.inputs:
         store.put(blob.chunks())  # found again by their digests
-    project = load_recipe(_from(recipe, repository), output, store=store, observer=observer, cache=cache)
-    return msgspec.structs.replace(project, recipe=recipe)
+    project = load_recipe(
+        _from(recipe, repository),
+        output,
+        store=store,
+        observer=observer,
+        cache=cache,
+        must_prove=trust is not None,
+        may_fetch=may_fetch,
+    )
+    return msgspec.structs.replace(project, recipe=_named_as(recipe, project.recipe))
+
+
+def _named_as(recipe: Recipe, loaded: Recipe) -> Recipe:
+    """Name the places that were proven as the recipe names them, not as this machine reached them."""
+    named = {source.name: source for source in recipe.sources}
+    sources = tuple(
+        msgspec.structs.replace(one, repository=named[one.name].repository) if one.repository else one
+        for one in loaded.sources
+    )
+    return msgspec.structs.replace(loaded, sources=sources)
 
 
 def _check_source(

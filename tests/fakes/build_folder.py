@@ -70,12 +70,15 @@ def write_build(
     (folder / "artifacts" / ENCLAVE).write_bytes(data)
     measured = measure_file(folder / "artifacts" / ENCLAVE)
     (folder / "measurement-logs" / "enclave.json").write_bytes(msgspec.json.encode(measured.logs[0]))
+    files = _files(store, sigstruct)
     made = Recipe(
         spec_bytes=SPEC + more_spec,
-        lock_bytes=write_toml_lock(_lock()),
+        lock_bytes=write_toml_lock(
+            msgspec.structs.replace(_lock(), files={file.path: file.sha256 for file in files})
+        ),
         source_date_epoch=1700000000,
         repository="https://example.org/keyservice.git",
-        files=_files(store, sigstruct),
+        files=files,
         sources=(
             RecipeSource(
                 name="app",

@@ -9,12 +9,26 @@ import msgspec
 import pytest
 
 from pipeline import recipe
-from pipeline.lock import Lock, write_toml_lock
+from pipeline.base import LockedBase
+from pipeline.lock import Lock, LockedFetch, LockedSource, spec_parts, write_toml_lock
+from pipeline.project import FetchNotAllowed, load_recipe
 from pipeline.recipe import Recipe, RecipeDamaged, RecipeFile, RecipeSource
+from pipeline.spec import parse_spec
+from pipeline.spec_check import PathOutside
 from pipeline.store import FolderStore
 from pipeline.tree import Tree, make_tree, read_folder
+from provenance.events import ignore
 
-SPEC = b'schema = "rvp/spec/v1"\n[project]\nname = "hello"\nversion = "1"\n[source.app]\npath = "src"\n'
+SPEC = b"""\
+schema = "rvp/spec/v1"
+[project]
+name = "hello"
+version = "1"
+[base.b]
+tar = "conf/enclave.toml"
+[source.app]
+path = "src"
+"""
 
 
 @pytest.fixture
@@ -34,7 +48,7 @@ def made(store: FolderStore, tree: Tree) -> Recipe:
     digest, size = store.put([b"configuration"])
     return Recipe(
         spec_bytes=SPEC,
-        lock_bytes=write_toml_lock(Lock()),
+        lock_bytes=write_toml_lock(Lock(files={"conf/enclave.toml": digest.hex()})),
         source_date_epoch=1700000000,
         repository="https://example.org/hello.git",
         files=(RecipeFile(path="conf/enclave.toml", sha256=digest.hex(), size=size),),
@@ -113,3 +127,74 @@ def test_a_source_that_the_spec_does_not_have_is_refused(
     recipe.write(msgspec.structs.replace(made, sources=(renamed,)), tmp_path / "a", store)
     with pytest.raises(RecipeDamaged, match="sources"):
         recipe.read(tmp_path / "a", FolderStore(tmp_path / "other"))
+
+
+def test_a_file_that_spec_and_lock_do_not_name_is_refused(
+    made: Recipe, tmp_path: Path, store: FolderStore
+) -> None:
+    """It would be laid beside the spec: into `.rvp/store`, a forged outcome of a step that never ran."""
+    digest, size = store.put([b"a forged record"])
+    extra = RecipeFile(path=f".rvp/store/records/outcome/ab/{'cd' * 31}", sha256=digest.hex(), size=size)
+    recipe.write(msgspec.structs.replace(made, files=(*made.files, extra)), tmp_path / "a", store)
+    with pytest.raises(RecipeDamaged, match="files are not those"):
+        recipe.read(tmp_path / "a", FolderStore(tmp_path / "other"))
+
+
+def test_a_spec_cannot_name_a_file_of_the_working_folder() -> None:
+    with pytest.raises(PathOutside, match="belongs to rvp"):
+        parse_spec(SPEC.replace(b"conf/enclave.toml", b".rvp/store/records/outcome/ab/cd"))
+
+
+GIT_SPEC = SPEC.replace(b'path = "src"', b'git = "https://evil.example/x.git"\nrev = "main"')
+
+
+@pytest.mark.parametrize(
+    ("changes", "what"),
+    [
+        ({"repository": "https://example.org/hello.git"}, "repository"),
+        ({"commit": "d" * 40}, "commit"),
+        ({"ref": "refs/tags/v1"}, "ref"),
+        ({"kind": "path"}, "kind"),
+        ({"commit": "--output=x"}, "commit"),
+    ],
+)
+def test_a_place_that_is_not_the_specs_is_refused(
+    made: Recipe, tmp_path: Path, store: FolderStore, changes: dict[str, str], what: str
+) -> None:
+    """A policy judges what the recipe says of its source: it must be what is fetched."""
+    tree = made.sources[0].tree
+    locked = LockedSource(commit="c" * 40, ref="refs/heads/main", tree=tree)
+    source = RecipeSource(
+        name="app",
+        kind="git",
+        tree=tree,
+        repository="https://evil.example/x.git",
+        ref="refs/heads/main",
+        commit="c" * 40,
+    )
+    lock = Lock(files={file.path: file.sha256 for file in made.files}, source={"app": locked})
+    honest = msgspec.structs.replace(
+        made, spec_bytes=GIT_SPEC, lock_bytes=write_toml_lock(lock), sources=(source,)
+    )
+    recipe.write(honest, tmp_path / "honest", store)
+    recipe.read(tmp_path / "honest", FolderStore(tmp_path / "other"))
+    lying = msgspec.structs.replace(honest, sources=(msgspec.structs.replace(source, **changes),))
+    recipe.write(lying, tmp_path / "a", store)
+    with pytest.raises(RecipeDamaged, match=f"another {what}"):
+        recipe.read(tmp_path / "a", FolderStore(tmp_path / "other"))
+
+
+def test_a_strangers_fetches_do_not_reach_the_network_unasked(
+    made: Recipe, tmp_path: Path, store: FolderStore, tree: Tree
+) -> None:
+    spec = SPEC + b'[fetch.deps]\nbase = "b"\nrun = ["npm", "ci"]\nhosts = ["registry.example"]\n'
+    lock = Lock(
+        parts=spec_parts(parse_spec(spec)),
+        base={"b": LockedBase()},
+        files={file.path: file.sha256 for file in made.files},
+        fetch={"deps": LockedFetch(key="aa" * 32, tree="bb" * 32, size=1, transcript="cc" * 32)},
+    )
+    store.put([tree.to_json()])
+    asked = msgspec.structs.replace(made, spec_bytes=spec, lock_bytes=write_toml_lock(lock))
+    with pytest.raises(FetchNotAllowed, match=r"deps \(registry.example\)"):
+        load_recipe(asked, tmp_path / "a", store=store, observer=ignore, cache=tmp_path / "cache")

@@ -10,6 +10,7 @@ import tarfile
 import zipfile
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from pipeline.download import DownloadFailed, WrongDigest
@@ -24,7 +25,7 @@ from pipeline.sources import (
 )
 from pipeline.spec import Source
 from pipeline.store import FolderStore
-from pipeline.tree import BadEntry, BadPath
+from pipeline.tree import BadEntry, BadPath, read_folder
 from pipeline.unpack import BadArchive
 from provenance.events import ignore
 
@@ -292,6 +293,62 @@ def test_a_recorded_folder_is_found_again_in_its_repository(
         cache=tmp_path / "cache",
     )
     assert found.tree.digest.hex() == recorded.tree
+
+
+def recorded_again(recorded, project: Path, store: FolderStore, cache: Path, **options):
+    return load_recorded(
+        recorded, Source(path="src"), store=store, locked=None, observer=ignore, cache=cache, **options
+    )
+
+
+def test_a_tree_that_came_with_a_recipe_is_not_believed_to_be_the_commits(
+    project: Path, store: FolderStore, tmp_path: Path
+) -> None:
+    git(project, "remote", "set-url", "origin", f"file://{project}")
+    honest = load(project, store).for_recipe()
+    (tmp_path / "evil").mkdir()
+    (tmp_path / "evil" / "main.c").write_text("int evil;")
+    evil = read_folder(tmp_path / "evil", store)
+    store.put([evil.to_json()])  # as the inputs of a bundle are
+    lying = msgspec.structs.replace(honest, tree=evil.digest.hex())
+    with pytest.raises(SourceChanged, match="not the one of the recipe"):
+        recorded_again(lying, project, store, tmp_path / "cache")
+
+
+def test_a_commit_that_is_not_on_its_ref_is_refused(
+    project: Path, store: FolderStore, tmp_path: Path
+) -> None:
+    git(project, "remote", "set-url", "origin", f"file://{project}")
+    git(project, "tag", "v1")
+    git(project, "checkout", "-q", "-b", "fork")
+    (project / "src" / "main.c").write_text("int evil;")
+    git(project, "commit", "-q", "-a", "-m", "nobody merged this")
+    forked = load(project, store).for_recipe()
+    for ref in ("refs/tags/v1", "refs/heads/main"):
+        lying = msgspec.structs.replace(forked, ref=ref)
+        with pytest.raises(SourceChanged, match=f"not the one of {ref}"):
+            recorded_again(lying, project, store, tmp_path / "cache")
+    recorded_again(forked, project, store, tmp_path / "cache")
+
+
+def test_where_the_repository_is_out_of_reach_nothing_is_said_of_the_place(
+    project: Path, store: FolderStore, tmp_path: Path
+) -> None:
+    git(project, "remote", "set-url", "origin", f"file://{tmp_path}/nowhere")
+    tree = load(project, store)
+    store.put([tree.tree.to_json()])
+    found = recorded_again(tree.for_recipe(), project, store, tmp_path / "cache")
+    assert found.tree == tree.tree
+    assert (found.repository, found.ref, found.commit) == ("", "", "")
+    with pytest.raises(GitFailed):
+        recorded_again(tree.for_recipe(), project, store, tmp_path / "cache", must_prove=True)
+
+
+def test_a_place_without_a_commit_is_not_repeated(project: Path, store: FolderStore, tmp_path: Path) -> None:
+    tree = load(project, store)
+    store.put([tree.tree.to_json()])
+    lying = msgspec.structs.replace(tree.for_recipe(), repository="https://example.org/good.git", commit="")
+    assert recorded_again(lying, project, store, tmp_path / "cache").repository == ""
 
 
 def archive_of(kind: str, names: dict[str, bytes]) -> bytes:
