@@ -76,7 +76,11 @@ def test_a_tar_that_is_missing_is_told(tmp_path: Path) -> None:
         lock(tmp_path, Base(tar="base.tar", sha256="0" * 64))
 
 
-@pytest.mark.parametrize("data", [b"text", lzma.compress(PLAIN)[:-20], gzip.compress(PLAIN)[:-20]])
+@pytest.mark.parametrize(
+    "data",
+    [b"text", lzma.compress(PLAIN)[:-20], gzip.compress(PLAIN, mtime=0)[:-20]],
+    ids=["text", "xz", "gzip"],
+)
 def test_what_is_no_tar_or_is_cut_short_is_refused(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "base.tar").write_bytes(data)
     base = Base(tar="base.tar", sha256=hashlib.sha256(data).hexdigest())
