@@ -28,10 +28,11 @@ COMMANDS: Final[dict[str, tuple[str, str, str]]] = {
     "policy": ("verifier.cli.policy", "", "Write a policy, or find what is weak in one."),
     "key": ("verifier.cli.key", "", "Make and show signing keys."),
     "show": ("verifier.cli.show", "", "Print any of our files readably."),
-    "explain": ("verifier.cli.explain", "", "Explain an error code."),
+    "explain": ("verifier.cli.explain", "", "Explain an error code, or a check of a verdict."),
     "summary": ("pipeline.cli.summary", "", "Summarise a build and its verdict for a CI host."),
     "schema": ("pipeline.cli.schema", "", "Print the JSON Schema of a format."),
     "engine": ("pipeline.cli.engine", "pipeline", "Start, stop and show a private Docker engine."),
+    "completion": ("verifier.cli.completion", "", "Print the completion script of a shell."),
     "doctor": (
         "pipeline.cli.doctor",
         "",
@@ -54,6 +55,17 @@ def missing_package(extra: str) -> str:
         if found is None:
             return name
     return ""
+
+
+EPILOG: Final = """\b
+Begin with:
+  rvp measure FILE           the values of a file that you have
+  rvp init                   a spec for your own build; then lock, plan, build, sign, publish
+  rvp verify BUNDLE --policy POLICY
+\b
+Exit codes: 0 passed, 1 internal, 2 usage, 3 spec or lock, 4 environment, 5 step failed,
+10 signature, 11 diverged, 12 measurement, 13 policy, 14 evidence, 20 inconclusive, 130 interrupted.
+"""
 
 
 class FrontDoor(click.Group):
@@ -107,7 +119,7 @@ def _version(ctx: click.Context, param: click.Parameter, value: bool) -> None:  
         ctx.exit()
 
 
-@click.group(cls=FrontDoor, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=FrontDoor, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("-C", "folder", metavar="DIR", help="Work in DIR.")
 @click.option("-v", "--verbose", count=True, help="Say more; tracebacks of internal errors.")
 @click.option("-q", "--quiet", is_flag=True, help="Say nothing but results and errors.")
@@ -116,13 +128,9 @@ def _version(ctx: click.Context, param: click.Parameter, value: bool) -> None:  
 )
 @click.pass_context
 def cli(ctx: click.Context, folder: str | None, verbose: int, *, quiet: bool) -> None:
-    r"""rvp: reference values for confidential computing.
+    """rvp: reference values for confidential computing.
 
     From source to values that a verifier can rely on: rebuilt, measured, signed, published, judged.
-
-    \b
-    Exit codes: 0 passed, 1 internal, 2 usage, 3 spec or lock, 4 environment, 5 step failed,
-    10 signature, 11 diverged, 12 measurement, 13 policy, 14 evidence, 20 inconclusive, 130 interrupted.
     """
     from verifier.cli.terminal import enter
 

@@ -101,7 +101,11 @@ def check_signable(result: BuildResult, folder: Path) -> None:
     place = str(folder)
     if result.verdict == "diverged":
         nodes = [one.node for one in result.nodes if one.verdict == "diverged"]
-        raise NotReproduced(f"the build diverged ({', '.join(nodes)}); it cannot be signed", place=place)
+        raise NotReproduced(
+            f"the build diverged ({', '.join(nodes)}); it cannot be signed",
+            place=place,
+            hint="difference.txt says where the outputs differ; docs/how-to/reproducible.md how to cure it",
+        )
     if not result.complete or not result.recipe:
         raise NotSignable("only a part of the graph was built", place=place, hint="run `rvp build`")
     if result.verdict != "reproduced":

@@ -20,7 +20,7 @@ import subprocess
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 import msgspec
 
@@ -74,6 +74,7 @@ class SocketPathTooLong(EnvironmentFailure):
 class EngineStatus(msgspec.Struct, frozen=True, kw_only=True):
     """What is known of the private engine."""
 
+    schema: Literal["rvp/engine/v1"] = "rvp/engine/v1"
     running: bool
     url: str
     data: str

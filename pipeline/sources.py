@@ -180,7 +180,11 @@ def _below(path: str, top: str) -> bool:
 def _load_folder(name: str, source: Source, folder: Path, store: Store) -> LoadedSource:
     place = folder / (source.path or ".")
     if not place.is_dir():
-        raise SourceMissing(f'the folder of the source "{name}" is not there', place=str(place))
+        raise SourceMissing(
+            f'the folder of the source "{name}" is not there',
+            place=str(place),
+            hint=f"make the folder, or correct `path` of [source.{name}] in rvp.toml",
+        )
     if not place.resolve().is_relative_to(folder.resolve()):
         raise SourceMissing(f'the folder of the source "{name}" leads outside by a link', place=str(place))
     chosen = _chooser(source)

@@ -160,3 +160,22 @@ class Interrupted(RvpError):
 
     code = "RVP-1002"
     exit_code = 130
+
+
+class CommandLine(UsageError):
+    """The command line is not one that rvp has: a command, option or value is missing, unknown or misplaced.
+
+    Cure: `--help` after the command prints its options and examples.
+    """
+
+    code = "RVP-1003"
+
+
+class MachineRefused(EnvironmentFailure):
+    """The operating system refused to read or write a file: permissions, a read-only or full disk.
+
+    The message has the path and the reason.
+    Cure: free space, change the permissions, or work in another folder.
+    """
+
+    code = "RVP-1004"

@@ -22,7 +22,7 @@ class MachineUnfit(EnvironmentFailure):
     code = "RVP-2030"
 
 
-@click.command(epilog="Example: rvp doctor --format json")
+@click.command(epilog="\b\nExample:\n  rvp doctor --format json")
 @click.option(
     "--store",
     type=click.Path(path_type=Path),

@@ -11,7 +11,7 @@ from provenance.errors import EnvironmentFailure
 from verifier.cli.terminal import Settings, format_option
 
 
-@click.group(epilog="Example: rvp engine start && rvp build; rvp engine stop")
+@click.group(epilog="\b\nExample:\n  rvp engine start && rvp build; rvp engine stop")
 def engine() -> None:
     """Start, stop and show a private Docker engine.
 
@@ -20,7 +20,7 @@ def engine() -> None:
     """
 
 
-@engine.command(epilog="Example: rvp engine start")
+@engine.command(epilog="\b\nExample:\n  rvp engine start")
 @click.option("--download", is_flag=True, help="Fetch Debian's packages even where Docker is installed.")
 @format_option()
 @click.pass_obj
@@ -32,7 +32,7 @@ def start(settings: Settings, output_format: str, *, download: bool) -> None:
     _show(settings, output_format, private_engine.start(download=download))
 
 
-@engine.command(epilog="Example: rvp engine stop")
+@engine.command(epilog="\b\nExample:\n  rvp engine stop")
 @format_option()
 @click.pass_obj
 def stop(settings: Settings, output_format: str) -> None:
@@ -41,7 +41,7 @@ def stop(settings: Settings, output_format: str) -> None:
     _show(settings, output_format, private_engine.status())
 
 
-@engine.command(epilog="Example: rvp engine status --format json")
+@engine.command(epilog="\b\nExample:\n  rvp engine status --format json")
 @format_option()
 @click.pass_context
 def status(ctx: click.Context, output_format: str) -> None:

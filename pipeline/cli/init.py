@@ -32,7 +32,13 @@ Examples:
   rvp init --from Enclave.config.xml    an SGX SDK enclave
 """
 )
-@click.option("--tee", type=click.Choice(["sgx", "tdx", "snp"]), default="sgx", show_default=True)
+@click.option(
+    "--tee",
+    type=click.Choice(["sgx", "tdx", "snp"]),
+    default="sgx",
+    show_default=True,
+    help="What is built: an enclave (sgx) or a confidential VM (tdx, snp).",
+)
 @click.option(
     "--from", "origin", metavar="FILE", help="A Dockerfile, or an SGX enclave configuration (XML, TOML)."
 )
@@ -55,7 +61,11 @@ def init(settings: Settings, tee: Kind, origin: str | None, name: str | None, *,
         settings.warn(
             f"{untranslated.count('#   line ')} lines were not translated; they stand at the end of {target}"
         )
-    settings.say(f"{styled('passed')} wrote {target}; next: read it, then `rvp lock`")
+    settings.say(f"{styled('passed', '✓')} wrote {target}; next: read it, then `rvp lock`")
+    if source == "src" and not Path("src").exists():
+        settings.say(
+            "  the spec takes the source from src/, which is not there yet: make it, or change [source.app]"
+        )
 
 
 def _translated(name: str, origin: str, source: str) -> str:

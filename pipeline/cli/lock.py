@@ -46,6 +46,7 @@ def lock(
     Packages, images, revisions, downloads and fetches are resolved when they are new or when their part of
     the spec changed; the rest stays as it is. The lock has no host name, and is committed with the spec.
     """
+    from pipeline.cli.documents import LockChanges
     from pipeline.lock import LOCK_NAME, Lock, LockMissing, LockNotReadable, read_lock, write_lock
     from pipeline.resolve import EVERYTHING, compare_locks, resolve_lock
     from pipeline.spec import read_spec
@@ -81,7 +82,7 @@ def lock(
     changes = compare_locks(previous, made)
     write_lock(made, path)
     if output_format == "json":
-        settings.out_json({"schema": "rvp/lock-changes/v1", "lock": LOCK_NAME, "changes": changes})
+        settings.out_json(LockChanges(lock=LOCK_NAME, changes=changes))
         return
     for line in changed_lines(changes):
         settings.out(line)
@@ -94,12 +95,13 @@ def lock(
 
 
 def _check(settings: Settings, spec: Any, found: Any, folder: Path, store: Any, output_format: str) -> None:
+    from pipeline.cli.documents import LockCheck
     from pipeline.lock import LOCK_NAME, LockStale, check_lock
     from pipeline.resolve import stale
 
     reasons = stale(spec, found, folder, store=store, observer=_Talk(settings))
     if output_format == "json":
-        settings.out_json({"schema": "rvp/lock-check/v1", "current": not reasons, "stale": reasons})
+        settings.out_json(LockCheck(current=not reasons, stale=reasons))
     if not reasons:
         settings.say(f"{styled('passed')} {LOCK_NAME} is current")
         return

@@ -46,6 +46,8 @@ def plan(
     from pipeline.project import load_project
     from provenance.events import ignore
 
+    if form and output_format == "json":
+        raise click.UsageError("--graph and --format json exclude each other", click.get_current_context())
     folder = Path.cwd()
     opened = store_of(folder, named=store)
     project = load_project(folder, store=opened, observer=ignore)
@@ -80,7 +82,8 @@ def _render(plan: Plan) -> str:
     for node in plan.nodes:
         rows += [(node.node, *row) for row in _rows(node)]
     counts = (
-        f"{plan.count('run')} to run, {plan.count('depends')} depend on these, {plan.count('cached')} cached"
+        f"{plan.count('run')} to run, {plan.count('depends')} depend on what others give, "
+        f"{plan.count('cached')} cached"
     )
     return (columns(rows) + "\n\n" if rows else "") + counts
 

@@ -56,11 +56,13 @@ def publish(
     replace: bool,
 ) -> None:
     """Write the bundle at DIR (a folder) or FILE.tar: statements, logs, recipe."""
+    from pipeline.cli.documents import Published
     from pipeline.publish import NothingSigned, describe, gather
     from pipeline.store import FolderStore
     from provenance.bundle import Bundle, merge, read_bundle, write_bundle
     from provenance.sigstore_bundle import MAX_BUNDLE_BYTES, SUFFIX
     from provenance.strict import read_file
+    from verifier.cli.documents import Sha256
 
     if add and replace:
         raise click.UsageError("--add and --replace exclude each other")
@@ -82,12 +84,7 @@ def publish(
     counts = describe(written)
     if output_format == "json":
         settings.out_json(
-            {
-                "schema": "rvp/published/v1",
-                "path": str(place),
-                "digest": {"sha256": written.digest.hex()},
-                "holds": counts,
-            }
+            Published(path=str(place), digest=Sha256(sha256=written.digest.hex()), holds=counts)
         )
         return
     settings.out(f"bundle  {place}  sha256:{written.digest.hex()}")

@@ -83,6 +83,7 @@ def rebuild(
     """
     from pipeline.agreement import NothingStated, compare_with, raise_disagreement, stated_cores
     from pipeline.cli.build import build_project, make_executor, show_build
+    from pipeline.cli.documents import Rebuilt
     from pipeline.leaves import store_of
     from provenance.bundle import read_bundle
     from provenance.policy import load_policy
@@ -105,14 +106,13 @@ def rebuild(
     differences = tuple(one for core in cores for one in compare_with(core, built.result))
     if output_format == "json":
         settings.out_json(
-            {
-                "schema": "rvp/rebuild/v1",
-                "bundle": found.digest.hex(),
-                "source_checked": trust is not None,
-                "agrees": bool(cores) and not differences,
-                "differences": differences,
-                "build": built.result,
-            }
+            Rebuilt(
+                bundle=found.digest.hex(),
+                source_checked=trust is not None,
+                agrees=bool(cores) and not differences,
+                differences=differences,
+                build=built.result,
+            )
         )
     else:
         show_build(settings, built, output_format)

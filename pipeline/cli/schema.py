@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
 from typing import Any, Final
 
@@ -28,6 +29,36 @@ SCHEMAS: Final[dict[str, tuple[str, str, str]]] = {
     "build": ("pipeline.build_result", "json_schema", "result.json, what rvp build leaves"),
     "plan": ("pipeline.plan", "Plan", "what rvp plan --format json prints"),
     "policy": ("provenance.policy", "Policy", "policy.toml, the Verifier Owner's"),
+    "difference": ("pipeline.difference.model", "Report", "what a look inside two files or trees finds"),
+    "divergence": (
+        "pipeline.report.documents",
+        "Divergence",
+        "difference.json, after rebuilds that diverged",
+    ),
+    "rebuild": ("pipeline.cli.documents", "Rebuilt", "what rvp rebuild --format json prints"),
+    "lock-changes": ("pipeline.cli.documents", "LockChanges", "what rvp lock --format json prints"),
+    "lock-check": ("pipeline.cli.documents", "LockCheck", "what rvp lock --check --format json prints"),
+    "signed": ("pipeline.cli.documents", "SignedStatements", "what rvp sign --format json prints"),
+    "would-sign": (
+        "pipeline.cli.documents",
+        "ExactStatements",
+        "what rvp sign --dry-run --format json prints",
+    ),
+    "released": ("verifier.cli.documents", "Released", "what rvp release --format json prints"),
+    "published": ("pipeline.cli.documents", "Published", "what rvp publish --format json prints"),
+    "policy-check": ("verifier.cli.documents", "PolicyCheck", "what rvp policy check --format json prints"),
+    "key": ("verifier.cli.documents", "ShownKey", "what rvp key … --format json prints"),
+    "shown": ("verifier.cli.documents", "Shown", "what rvp show --format json prints"),
+    "explanation": ("verifier.cli.documents", "Explanation", "what rvp explain --format json prints"),
+    "doctor": ("pipeline.doctor", "Diagnosis", "what rvp doctor --format json prints"),
+    "engine": ("pipeline.private_engine", "EngineStatus", "what rvp engine … --format json prints"),
+    "measurement-log": ("provenance.measurement_log", "MeasurementLog", "what rvp measure --log writes"),
+    "enclave": (
+        "pipeline.measure.sgx.enclave_config",
+        "EnclaveConfig",
+        "enclave.toml, an enclave's configuration",
+    ),
+    "error": ("verifier.cli.documents", "Failure", "what stands on stdout when --format json fails"),
     "verification": ("verifier.verify.result", "Verdict", "what rvp verify --format json prints"),
 }
 
@@ -39,7 +70,7 @@ Examples:
   rvp schema spec          print the schema of rvp.toml
 """
 )
-@click.argument("name", required=False, type=click.Choice(tuple(SCHEMAS)), metavar="[FORMAT]")
+@click.argument("name", required=False, metavar="[FORMAT]")
 @click.pass_obj
 def schema(settings: Settings, name: str | None) -> None:
     """Print the JSON Schema of a format; without a name, list the formats."""
@@ -47,6 +78,14 @@ def schema(settings: Settings, name: str | None) -> None:
         for known, (_, _, what) in SCHEMAS.items():
             settings.out(f"{known:<18}{what}")
         return
+    if name not in SCHEMAS:
+        near = difflib.get_close_matches(name, SCHEMAS, n=1)
+        raise click.UsageError(
+            f'there is no format "{name}"'
+            + (f', did you mean "{near[0]}"?' if near else "")
+            + "; `rvp schema` lists them",
+            click.get_current_context(),
+        )
     settings.out_json(schema_of(name))
 
 

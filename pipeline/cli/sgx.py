@@ -38,15 +38,15 @@ _DATE = click.option(
 )
 
 
-@click.group()
+@click.group(
+    epilog="""\b
+The way of an enclave, from the linker's file to the signed one:
+  rvp sgx sign enclave.so --config enclave.toml --key owner.pem -o owner.sig        its owner, once
+  rvp sgx pack enclave.so --config enclave.toml --sigstruct owner.sig -o signed.so  every rebuilder
+"""
+)
 def sgx() -> None:
-    r"""Pack, sign and take apart SGX enclaves.
-
-    \b
-    The way of an enclave:
-      linker -> rvp sgx sign (its owner, once) -> keyservice.sig (published)
-             -> rvp sgx pack --sigstruct keyservice.sig (every rebuilder, identical bytes)
-    """
+    """Pack, sign and take apart SGX enclaves."""
 
 
 @sgx.command(
@@ -101,7 +101,10 @@ def sign(settings: Settings, elf: Path, config_file: Path, key: Path, date: str 
 @_OUT
 @click.pass_obj
 def digest(settings: Settings, elf: Path, config_file: Path, date: str | None, output: Path) -> None:
-    """Write the 256 bytes to be signed elsewhere (in hardware, in a ceremony), and say what they state."""
+    """Write the 256 bytes to be signed elsewhere.
+
+    In hardware, or in a ceremony. What they state is printed.
+    """
     import hashlib
 
     fields = _fields(elf, _config(config_file), date)
@@ -120,7 +123,10 @@ def digest(settings: Settings, elf: Path, config_file: Path, date: str | None, o
     settings.out("\n".join(f"{name:<14}  {value}" for name, value in rows.items()))
 
 
-@sgx.command()
+@sgx.command(
+    epilog="\b\nExample:\n"
+    "  rvp sgx assemble owner.tbs --signature owner.rsa --public-key owner.pub -o owner.sig"
+)
 @click.argument("tbs", type=_FILE)
 @click.option(
     "--signature", metavar="FILE", type=_FILE, required=True, help="The RSA signature, 384 bytes, big-endian."
@@ -147,7 +153,10 @@ def assemble(settings: Settings, tbs: Path, signature: Path, public_key: Path, o
 @_OUT
 @click.pass_obj
 def to_sgxs(settings: Settings, elf: Path, sigstruct: Path | None, output: Path) -> None:
-    """Write an enclave as an SGXS stream: the very bytes that MRENCLAVE is the SHA-256 of."""
+    """Write an enclave as an SGXS stream.
+
+    These are the very bytes that MRENCLAVE is the SHA-256 of.
+    """
     image = Elf(map_file(elf), name=str(elf))
     record = read_metadata(image)[0]
     temporary = output.with_name(f".{output.name}.{os.getpid()}.tmp")
@@ -162,7 +171,7 @@ def to_sgxs(settings: Settings, elf: Path, sigstruct: Path | None, output: Path)
     settings.say(f"{output}: {output.stat().st_size} bytes")
 
 
-@sgx.group()
+@sgx.group(epilog="\b\nExample:\n  rvp sgx key new owner.pem")
 def key() -> None:
     """Make the key of an enclave's owner."""
 
@@ -171,7 +180,10 @@ def key() -> None:
 @click.argument("output", type=_FILE)
 @click.pass_obj
 def new(settings: Settings, output: Path) -> None:
-    """Make an RSA-3072 key with e = 3: OUTPUT (readable by you alone) and OUTPUT with .pub."""
+    """Make an RSA-3072 key with e = 3.
+
+    OUTPUT is readable by you alone; the public half is OUTPUT with the suffix .pub.
+    """
     from pipeline.measure.sgx.owner_key import new_key, public_pem, read_private_key
 
     if output.exists():

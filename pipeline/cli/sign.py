@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from pipeline.cli.documents import ExactStatement, ExactStatements, SignedStatement, SignedStatements
 from provenance.predicates.core import core_digest
 from provenance.predicates.shapes import format_moment, parse_moment
 from provenance.predicates.type_uri import KEY_BUILDER
 from provenance.public_key import LIMITS
 from provenance.signers import open_signer
+from verifier.cli.documents import Sha256
 from verifier.cli.passphrase import passphrase_from, passphrase_option
 from verifier.cli.terminal import Settings, format_option, write_file
 from verifier.cli.values import core_lines
@@ -42,7 +44,10 @@ Everything is hashed and measured again before it is signed; a difference is exi
 @click.option("--key", "key_uri", metavar="KEY", help="Private key: a path or file:PATH.")
 @click.option("--builder-id", metavar="URI", help="How policies know this builder. [default: from the key]")
 @click.option(
+    "-o",
+    "--output",
     "--out",
+    "out",
     type=click.Path(path_type=Path, file_okay=False),
     default=Path(".rvp/statements"),
     show_default=True,
@@ -103,7 +108,9 @@ def sign(
             settings.warn(LIMITS[signer.public_key.type])
         builder_id = builder_id or KEY_BUILDER + signer.public_key.fingerprint.hex()
     elif not dry_run:
-        raise click.UsageError("missing option --key", click.get_current_context())
+        raise click.UsageError(
+            "missing option --key; `rvp key new ci.key` makes a key", click.get_current_context()
+        )
     if not builder_id:
         raise click.UsageError("--dry-run without --key needs --builder-id")
     times = Times(finished_on=format_moment(parse_moment(at)) if at else "")
@@ -129,7 +136,12 @@ def _print_exact(settings: Settings, statements: Statements, output_format: str)
     payloads = {name: one.payload.decode("utf-8") for name, one in statements.statements.items()}
     if output_format == "json":
         settings.out_json(
-            {**_head(statements), "statements": [{"name": n, "payload": p} for n, p in payloads.items()]}
+            ExactStatements(
+                product=statements.core.product,
+                level=statements.level,
+                core_digest=Sha256(sha256=core_digest(statements.core).hex()),
+                statements=tuple(ExactStatement(name=n, payload=p) for n, p in payloads.items()),
+            )
         )
         return
     for payload in payloads.values():
@@ -146,18 +158,20 @@ def _print_signed(
 ) -> None:
     if output_format == "json":
         settings.out_json(
-            {
-                **_head(statements),
-                "key": {"sha256": signer.public_key.fingerprint.hex()},
-                "statements": [
-                    {
-                        "path": str(out / one.file_name),
-                        "predicateType": one.statement.predicate_type,
-                        "digest": {"sha256": one.statement.digest.hex()},
-                    }
+            SignedStatements(
+                product=statements.core.product,
+                level=statements.level,
+                core_digest=Sha256(sha256=core_digest(statements.core).hex()),
+                key=Sha256(sha256=signer.public_key.fingerprint.hex()),
+                statements=tuple(
+                    SignedStatement(
+                        path=str(out / one.file_name),
+                        predicate_type=one.statement.predicate_type,
+                        digest=Sha256(sha256=one.statement.digest.hex()),
+                    )
                     for one in signed
-                ],
-            }
+                ),
+            )
         )
         return
     core = statements.core
@@ -169,12 +183,3 @@ def _print_signed(
     lines.append(f"key       sha256:{signer.public_key.fingerprint.hex()} ({signer.public_key.type.value})")
     lines += [f"signed    {out / one.file_name}" for one in signed]
     settings.out("\n".join(lines))
-
-
-def _head(statements: Statements) -> dict[str, Any]:
-    return {
-        "schema": "rvp/signed/v1",
-        "product": statements.core.product,
-        "level": statements.level,
-        "coreDigest": {"sha256": core_digest(statements.core).hex()},
-    }

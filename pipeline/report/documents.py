@@ -15,6 +15,7 @@ import msgspec
 from pipeline.difference.model import Report as DifferenceReport
 from provenance.errors import RvpError
 from provenance.strict import convert, parse_json, read_file
+from verifier.cli.documents import Failure
 
 _LIMIT_BYTES: Final = 64 << 20
 
@@ -163,6 +164,9 @@ def parse_document(data: bytes, *, name: str) -> Document:
     try:
         document = parse_json(data, name=name)
         schema = document.get("schema") if isinstance(document, dict) else None
+        if schema == "rvp/error/v1":
+            failure = convert(document, Failure, name=name)
+            return Unreadable(name=name, reason=f"was not made: {failure.message} [{failure.code}]")
         if not isinstance(schema, str) or schema not in _TYPES:
             return Unreadable(name=name, reason=f"has no schema that a report knows: {schema!r}")
         found: Document = convert(document, _TYPES[schema], name=name)

@@ -184,9 +184,9 @@ def test_a_plan_tells_the_reason_and_then_that_all_is_cached(rvp, tmp_path):
     code, out, err = rvp("plan")
     assert code == 0, err
     assert "never built" in out
-    assert "2 to run, 2 depend on these, 0 cached" in out
+    assert "2 to run, 2 depend on what others give, 0 cached" in out
     rvp("build")
-    assert "0 to run, 0 depend on these, 4 cached" in rvp("plan")[1]
+    assert "0 to run, 0 depend on what others give, 4 cached" in rvp("plan")[1]
     (tmp_path / "src/a").write_text("other\n")
     out = rvp("plan")[1]
     assert "input source.app changed: 1 file (a)" in out

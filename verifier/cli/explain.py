@@ -4,35 +4,27 @@ from __future__ import annotations
 
 import difflib
 import importlib.resources
-from typing import Any
+import re
+from typing import Final
 
 import click
 import msgspec
 
 from provenance.errors import UsageError
 from provenance.strict import read_json
+from verifier.cli.documents import Entry, Explanation
 from verifier.cli.terminal import Settings, format_option
+
+_CODE_DIGITS: Final = 4
 
 
 class CodeUnknown(UsageError):
     """There is no error and no check of this name.
 
-    Cure: `rvp explain --list` prints them all.
+    Cure: `rvp explain` prints them all.
     """
 
     code = "RVP-6440"
-
-
-class Entry(msgspec.Struct, frozen=True, kw_only=True):
-    """An error code and what it means; `cure` says what to do."""
-
-    code: str
-    title: str
-    explanation: str
-    cure: str
-    exit_code: int
-    module: str
-    checks: tuple[str, ...] = ()
 
 
 class Catalogue(msgspec.Struct, frozen=True, kw_only=True):
@@ -50,45 +42,46 @@ def catalogue() -> tuple[Entry, ...]:
 @click.command(
     epilog="""\b
 Examples:
+  rvp explain                all codes
   rvp explain RVP-6204
   rvp explain agreement
 """
 )
-@click.argument("code", required=False, metavar="RVP-nnnn|CHECK")
+@click.argument("code", required=False, metavar="[RVP-nnnn|CHECK]")
 @click.option("--list", "list_all", is_flag=True, help="List all codes.")
 @format_option()
 @click.pass_obj
 def explain(settings: Settings, code: str | None, output_format: str, *, list_all: bool) -> None:
-    """Explain an error code, or a check of a verdict."""
+    """Explain an error code, or a check of a verdict; without a name, list all codes."""
     entries = catalogue()
-    if list_all:
-        if output_format == "json":
-            settings.out_json([msgspec.to_builtins(entry) for entry in entries])
-            return
-        for entry in entries:
-            settings.out(f"{entry.code}  exit {entry.exit_code:<3} {entry.title}")
-        return
-    if code is None:
-        raise click.UsageError("name a code, or --list", click.get_current_context())
-    found = [entry for entry in entries if _is_meant(entry, code)]
-    if not found:
-        names = [name for entry in entries for name in (entry.code, *entry.checks)]
-        near = difflib.get_close_matches(code, names, n=1)
-        raise CodeUnknown(
-            f'there is no "{code}"' + (f', did you mean "{near[0]}"?' if near else ""),
-            hint="rvp explain --list prints them all",
-        )
+    found = entries
+    if code is not None and not list_all:
+        found = tuple(entry for entry in entries if _is_meant(entry, code))
+        if not found:
+            raise CodeUnknown(
+                f'there is no "{code}", did you mean "{_nearest(code, entries)}"?',
+                hint="`rvp explain` prints them all",
+            )
     if output_format == "json":
-        document: Any = [msgspec.to_builtins(entry) for entry in found]
-        settings.out_json(document[0] if len(document) == 1 else document)
-        return
-    settings.out("\n\n".join(_words(entry) for entry in found))
+        settings.out_json(Explanation(entries=found))
+    elif found is entries:
+        settings.out("\n".join(f"{entry.code}  exit {entry.exit_code:<3} {entry.title}" for entry in found))
+    else:
+        settings.out("\n\n".join(_words(entry) for entry in found))
+
+
+def _nearest(asked: str, entries: tuple[Entry, ...]) -> str:
+    """Find the code of the nearest number, or the name that is spelt most alike."""
+    digits = re.fullmatch(r"(?:RVP[- _]?)?(\d+)", asked.upper())
+    if digits and len(digits[1]) == _CODE_DIGITS:
+        return min(entries, key=lambda entry: abs(int(entry.code[4:]) - int(digits[1]))).code
+    names = [name for entry in entries for name in (entry.code, *entry.checks)]
+    return difflib.get_close_matches(asked.upper() if digits else asked.lower(), names, n=1, cutoff=0.0)[0]
 
 
 def _is_meant(entry: Entry, asked: str) -> bool:
-    wanted = asked.upper()
-    if wanted.isdigit():
-        wanted = f"RVP-{wanted}"
+    digits = re.fullmatch(r"(?:RVP[- _]?)?(\d{4})", asked.upper())
+    wanted = f"RVP-{digits[1]}" if digits else asked.upper()
     return entry.code == wanted or asked.lower() in entry.checks
 
 

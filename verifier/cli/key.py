@@ -8,6 +8,7 @@ import click
 
 from provenance.public_key import LIMITS, MAX_KEY_BYTES, KeyType, PublicKey, read_public_key
 from provenance.strict import read_file
+from verifier.cli.documents import KeyFiles, Sha256, ShownKey
 from verifier.cli.passphrase import passphrase_from, passphrase_option
 from verifier.cli.terminal import Settings, format_option
 
@@ -97,14 +98,13 @@ def show(settings: Settings, file: Path, passphrase_fd: int | None, output_forma
 def _print(settings: Settings, found: PublicKey, output_format: str, **files: str) -> None:
     if output_format == "json":
         settings.out_json(
-            {
-                "schema": "rvp/key/v1",
-                "type": found.type.value,
-                "fingerprint": {"sha256": found.fingerprint.hex()},
-                "hint": found.hint,
-                "pem": found.pem.decode("ascii"),
-                **({"files": files} if files else {}),
-            }
+            ShownKey(
+                type=found.type.value,
+                fingerprint=Sha256(sha256=found.fingerprint.hex()),
+                hint=found.hint,
+                pem=found.pem.decode("ascii"),
+                files=KeyFiles(**files) if files else None,
+            )
         )
         return
     lines = [f"type         {found.type.value}", f"fingerprint  sha256:{found.fingerprint.hex()}"]

@@ -14,6 +14,7 @@ from provenance.policy_weakness import weaknesses
 from provenance.predicates.type_uri import REFERENCE_VALUES, RELEASE
 from provenance.public_key import load_public_key
 from provenance.strict import read_file
+from verifier.cli.documents import PolicyCheck, Sha256
 from verifier.cli.terminal import Settings, format_option, styled, write_file
 
 _WEAK_EXIT = PolicyFailure.exit_code
@@ -28,7 +29,13 @@ class PolicyExists(UsageError):
     code = "RVP-6302"
 
 
-@click.group()
+@click.group(
+    epilog="""\b
+Examples:
+  rvp policy init keyservice.bundle --operator acme=acme.pub --operator auditor=auditor.pub
+  rvp policy check policy.toml
+"""
+)
 def policy() -> None:
     """Write a policy, or find what is weak in one."""
 
@@ -55,7 +62,14 @@ What is taken from the bundle is unverified: read it before you rely on it.
     "--n", type=click.IntRange(min=1), help="How many operators must agree. Default: more than half."
 )
 @click.option(
-    "--out", type=click.Path(path_type=Path), default=Path("policy.toml"), show_default=True, help="The file."
+    "-o",
+    "--output",
+    "--out",
+    "out",
+    type=click.Path(path_type=Path),
+    default=Path("policy.toml"),
+    show_default=True,
+    help="The file.",
 )
 @click.pass_obj
 def init(
@@ -93,6 +107,10 @@ def init(
     settings.out(str(out))
     if bundle:
         settings.warn("product, series, repository and sequence come from the bundle, unverified: read them")
+        if said.get("ref", "").startswith("refs/heads/"):
+            settings.warn(
+                f"the bundle was built from {said['ref']}; this policy accepts tags alone: see refs in {out}"
+            )
     settings.say(f"next: rvp policy check {out}")
 
 
@@ -120,6 +138,8 @@ def _said(bundle: Bundle) -> dict[str, str]:
         ):
             found["product"] = str(core.get("product", ""))
             sources = [one for one in core.get("sources") or () if isinstance(one, dict)]
+            refs = [str(one["ref"]) for one in sources if one.get("ref")]
+            found["ref"] = refs[0] if refs else ""
             repositories = [str(one["repository"]) for one in sources if one.get("repository")]
             if repositories:
                 found["repository"] = repositories[0]
@@ -209,16 +229,7 @@ def check(settings: Settings, path: Path, output_format: str) -> int:
     found = weaknesses(trust.policy, read_file(path).decode())
     errors = sum(finding.severity == "error" for finding in found)
     if output_format == "json":
-        settings.out_json(
-            {
-                "schema": "rvp/policy-check/v1",
-                "policy": {"sha256": trust.digest.hex()},
-                "findings": [
-                    {name: getattr(finding, name) for name in ("id", "severity", "line", "message", "cure")}
-                    for finding in found
-                ],
-            }
-        )
+        settings.out_json(PolicyCheck(policy=Sha256(sha256=trust.digest.hex()), findings=found))
         return _WEAK_EXIT if errors else 0
     for finding in found:
         status = "failed" if finding.severity == "error" else "warning"
@@ -226,5 +237,11 @@ def check(settings: Settings, path: Path, output_format: str) -> int:
         settings.out(f"{path}:{finding.line}: {head} {finding.id}: {finding.message}")
         settings.out(f"    cure: {finding.cure}")
     warnings = len(found) - errors
-    settings.out(f"{errors} errors, {warnings} warnings" if found else "nothing weak was found")
+    settings.out(
+        f"{_count(errors, 'error')}, {_count(warnings, 'warning')}" if found else "nothing weak was found"
+    )
     return _WEAK_EXIT if errors else 0
+
+
+def _count(number: int, word: str) -> str:
+    return f"{number} {word}{'' if number == 1 else 's'}"

@@ -18,6 +18,7 @@ from provenance.signers import open_signer
 from provenance.sigstore_bundle import SUFFIX, read_bundle, sign_statement, verify_envelope
 from provenance.statement import Statement
 from provenance.strict import convert
+from verifier.cli.documents import Released, Sha256
 from verifier.cli.passphrase import passphrase_from, passphrase_option
 from verifier.cli.terminal import Settings, format_option, write_file
 from verifier.cli.values import core_lines
@@ -55,7 +56,10 @@ Works offline. The artifacts are not needed: a release names the values that reb
 )
 @click.option("--supersedes", multiple=True, metavar="SHA256", help="A core that this release replaces.")
 @click.option(
+    "-o",
+    "--output",
     "--out",
+    "out",
     type=click.Path(path_type=Path, file_okay=False),
     default=Path(".rvp/statements"),
     show_default=True,
@@ -130,13 +134,12 @@ def release(
     path = _sign(statement, signer, out, f"release.{series}-{sequence}")
     if output_format == "json":
         settings.out_json(
-            {
-                "schema": "rvp/released/v1",
-                "release": predicate,
-                "key": {"sha256": signer.public_key.fingerprint.hex()},
-                "path": str(path),
-                "digest": {"sha256": statement.digest.hex()},
-            }
+            Released(
+                release=predicate,
+                key=Sha256(sha256=signer.public_key.fingerprint.hex()),
+                path=str(path),
+                digest=Sha256(sha256=statement.digest.hex()),
+            )
         )
         return
     signed = f"key       sha256:{signer.public_key.fingerprint.hex()} ({signer.public_key.type.value})"

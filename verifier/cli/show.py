@@ -16,6 +16,7 @@ from provenance.predicates.type_uri import REFERENCE_VALUES, RELEASE
 from provenance.sigstore_bundle import SigstoreBundle
 from provenance.sigstore_bundle import read_bundle as read_sigstore
 from provenance.strict import convert, parse_json, read_file, read_toml
+from verifier.cli.documents import Shown
 from verifier.cli.terminal import Settings, format_option
 from verifier.verify.report import plain
 
@@ -49,7 +50,7 @@ def show(settings: Settings, path: Path, view: str | None, output_format: str) -
     """Print FILE readably: a bundle, statement, policy, result, lock, key or measurement log."""
     kind, document, lines = look(path, view)
     if output_format == "json":
-        settings.out_json({"schema": "rvp/shown/v1", "kind": kind, "verified": False, "content": document})
+        settings.out_json(Shown(kind=kind, content=document))
         return
     for line in lines:
         settings.out(plain(line))

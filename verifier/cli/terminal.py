@@ -16,18 +16,20 @@ A command looks like this:
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
 import sys
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import click
 import msgspec
 
-from provenance.errors import InternalError, Interrupted, MissingExtra, RvpError
+from provenance.errors import CommandLine, InternalError, Interrupted, MachineRefused, MissingExtra, RvpError
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
@@ -47,13 +49,16 @@ class Settings:
     def __init__(self, *, verbose: int = 0, quiet: bool = False) -> None:
         self.verbose = verbose
         self.quiet = quiet
+        self.has_printed = False
 
     def out(self, text: str) -> None:
         """Print data to stdout."""
+        self.has_printed = True
         click.echo(text)
 
     def out_json(self, document: Any) -> None:
         """Print one JSON document to stdout."""
+        self.has_printed = True
         click.echo(json.dumps(msgspec.to_builtins(document), indent=2, ensure_ascii=False))
 
     def say(self, text: str) -> None:
@@ -89,7 +94,14 @@ def format_option(*formats: str) -> Callable[[Decorated], Decorated]:
 def write_file(path: Path, data: bytes, *, mode: int = 0o644) -> None:
     """Write a file whole or not at all: temporary name, fsync, rename."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+    try:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+    except OSError as error:
+        raise MachineRefused(
+            f"cannot write the file: {error.strerror}",
+            place=str(path),
+            hint="name a folder that exists and is yours",
+        ) from error
     try:
         with os.fdopen(descriptor, "wb") as stream:
             stream.write(data)
@@ -108,7 +120,8 @@ def enter(ctx: click.Context, *, folder: str | None, verbose: int, quiet: bool) 
             os.chdir(folder)
         except OSError as error:
             raise click.BadParameter(f"{folder}: {error.strerror}", param_hint="-C") from error
-    ctx.obj = Settings(verbose=verbose, quiet=quiet)
+    settings = ctx.ensure_object(Settings)
+    settings.verbose, settings.quiet = verbose, quiet
 
 
 def missing_extra(command: str, extra: str, module: str) -> click.Command:
@@ -140,47 +153,89 @@ def print_error(error: RvpError) -> None:
         click.echo(f"  more: rvp explain {error.code}", err=True)
 
 
+def _for_people(error: RvpError) -> RvpError:
+    """Shorten paths below the current folder, as people type them; without a hint, give the cure of its kind."""
+    if not error.hint:
+        error.hint = " ".join((type(error).__doc__ or "").partition("Cure:")[2].split())
+    try:
+        here = f"{Path.cwd()}{os.sep}"
+    except OSError:  # the folder is gone
+        return error
+    if here != os.sep * 2:
+        error.place = error.place.removeprefix(here)
+        error.hint = error.hint.replace(here, "")
+    return error
+
+
 def run(cli: click.Command, argv: list[str] | None) -> int:
     """Run the command line; turn every outcome into an exit code.
+
+    Where `--format json` was asked for and nothing was printed yet, the error itself is the one document.
 
     Returns:
         The exit code of design section 7.
     """
     signal.signal(signal.SIGTERM, _terminate)
-    verbose = "-v" in (argv if argv is not None else sys.argv[1:])
+    arguments = sys.argv[1:] if argv is None else argv
+    settings = Settings()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal without ✓ is no reason to fail
     try:
-        result = cli.main(args=argv, prog_name="rvp", standalone_mode=False)
+        result = cli.main(args=argv, prog_name="rvp", standalone_mode=False, obj=settings)
+        sys.stdout.flush()
     except click.exceptions.Exit as done:
         return done.exit_code
-    except click.Abort:
-        print_error(Interrupted("interrupted", hint="the same command goes on from what was finished"))
-        return Interrupted.exit_code
-    except click.ClickException as error:
-        error.show()
-        return 2
-    except RvpError as error:
-        if verbose:
-            import traceback
-
-            traceback.print_exc()
-        print_error(error)
-        return error.exit_code
-    except KeyboardInterrupt:
-        print_error(Interrupted("interrupted", hint="the same command goes on from what was finished"))
-        return Interrupted.exit_code
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except Exception as error:  # noqa: BLE001  the last place before the user
-        if verbose:
-            import traceback
-
+    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001  the last place before the user
+        if settings.verbose and not isinstance(error, click.ClickException | click.Abort):
             traceback.print_exc()
-        print_error(
-            InternalError(f"{type(error).__name__}: {error}", hint="run it again with -v and report it")
-        )
-        return InternalError.exit_code
+        return _fail(error_of(error), settings, arguments)
     return result if isinstance(result, int) else 0
+
+
+def error_of(error: BaseException) -> RvpError:
+    """Say in our words what ended a command."""
+    match error:
+        case RvpError():
+            return error
+        case click.UsageError():
+            where = error.ctx.command_path if error.ctx else "rvp"
+            return CommandLine(error.format_message().rstrip("."), hint=f"{where} --help")
+        case click.ClickException():
+            return CommandLine(error.format_message().rstrip("."))
+        case click.Abort() | KeyboardInterrupt():
+            return Interrupted("interrupted", hint="the same command goes on from what was finished")
+        case OSError() if error.strerror:
+            return MachineRefused(error.strerror, place=str(error.filename or ""))
+        case _:
+            return InternalError(
+                f"{type(error).__name__}: {error}", hint="run it again with -v and report it"
+            )
+
+
+def _fail(error: RvpError, settings: Settings, arguments: Sequence[str]) -> int:
+    print_error(_for_people(error))
+    if not settings.has_printed and _wants_json(arguments):
+        from verifier.cli.documents import Failure
+
+        settings.out_json(
+            Failure(
+                code=error.code,
+                exit_code=error.exit_code,
+                message=error.message,
+                place=error.place,
+                hint=error.hint,
+            )
+        )
+    return error.exit_code
+
+
+def _wants_json(arguments: Sequence[str]) -> bool:
+    pairs = zip(arguments, [*arguments[1:], ""], strict=True)
+    return any(pair == ("--format", "json") or pair[0] == "--format=json" for pair in pairs)
 
 
 def _terminate(signum: int, frame: Any) -> None:

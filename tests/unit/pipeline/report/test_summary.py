@@ -226,3 +226,11 @@ def test_equal_documents_give_equal_pages():
     assert isinstance(documents[0], Build)
     assert isinstance(documents[1], Verification)
     assert markdown(documents) == markdown([read(build()), read(verification())])
+
+
+def test_the_error_of_a_command_is_told_in_place_of_its_result() -> None:
+    data = (
+        b'{"schema": "rvp/error/v1", "code": "RVP-3001", "exit_code": 5, "message": "step.a: exit status 1"}'
+    )
+    found = parse_document(data, name="build.json")
+    assert found == Unreadable(name="build.json", reason="was not made: step.a: exit status 1 [RVP-3001]")
