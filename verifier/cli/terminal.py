@@ -154,7 +154,7 @@ def print_error(error: RvpError) -> None:
 
 
 def _for_people(error: RvpError) -> RvpError:
-    """Shorten paths below the current folder, as people type them; without a hint, give the cure of its kind."""
+    """Shorten paths below the current folder, as people type them; for want of a hint, give the cure."""
     if not error.hint:
         error.hint = " ".join((type(error).__doc__ or "").partition("Cure:")[2].split())
     try:
