@@ -102,6 +102,10 @@ def _layout(plan: Plan) -> tuple[dict[str, tuple[int, int, int]], int, int]:
     layer: dict[str, int] = {}
     for node in plan.nodes:  # in graph order: what it needs has its layer already
         layer[node.node] = max((layer[need] + 1 for need in node.needs), default=0)
+    for node in plan.nodes:  # a leaf stands right before the first node that takes it, not behind others
+        takers = [layer[one.node] for one in plan.nodes if node.node in one.needs]
+        if not node.needs and takers:
+            layer[node.node] = min(takers) - 1
     columns: list[list[PlannedNode]] = [[] for _ in range(max(layer.values(), default=0) + 1)]
     for node in plan.nodes:
         columns[layer[node.node]].append(node)
@@ -110,15 +114,19 @@ def _layout(plan: Plan) -> tuple[dict[str, tuple[int, int, int]], int, int]:
     x, height = _MARGIN, 0
     for column in columns:
         means = {
-            node.node: sum(row[need] for need in node.needs) / len(node.needs) if node.needs else float(index)
+            node.node: sum(row[need] for need in node.needs) / len(node.needs)
+            if node.needs
+            else float(len(plan.nodes) + index)
             for index, node in enumerate(column)
         }
         column.sort(key=_by(means))
         wide = max((int(len(node.node) * _CHARACTER_WIDTH) + 16 for node in column), default=0)
-        for index, node in enumerate(column):
-            row[node.node] = float(index)
-            places[node.node] = (x, _MARGIN + index * (_HEIGHT + _GAP_Y), wide)
-        height = max(height, len(column) * (_HEIGHT + _GAP_Y))
+        free = 0.0  # the first row that is not taken
+        for node in column:
+            row[node.node] = max(free, means[node.node] if node.needs else 0.0)
+            free = row[node.node] + 1
+            places[node.node] = (x, _MARGIN + int(row[node.node] * (_HEIGHT + _GAP_Y)), wide)
+            height = max(height, int(free * (_HEIGHT + _GAP_Y)))
         x += wide + _GAP_X
     return places, x - _GAP_X + _MARGIN, height - _GAP_Y + 2 * _MARGIN
 

@@ -132,7 +132,7 @@ class Require(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 
 
 class EvidencePolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What evidence of one TEE may look like; `rvp appraise` applies it.
+    """What evidence of one TEE may look like; the appraisal of evidence applies it.
 
     Attributes:
         debug: debug mode is accepted.

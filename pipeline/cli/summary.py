@@ -43,7 +43,7 @@ def summary(
 ) -> None:
     """Summarise documents of `--format json` for a continuous-integration host.
 
-    FILE is what `rvp build`, `rvp verify`, `rvp measure` or `rvp appraise` printed, or difference.json.
+    FILE is what `rvp build`, `rvp verify` or `rvp measure` printed, or difference.json.
     A file that is missing or broken is a line of the summary; the verdict is then inconclusive at best.
     """
     from pipeline.report.documents import read_document

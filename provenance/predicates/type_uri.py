@@ -1,7 +1,7 @@
 """The TypeURIs that rvp defines: one base, in one place.
 
 `.example` is reserved (RFC 2606), so nobody can own these names and nothing can be fetched from them; they
-are identifiers, compared as text. docs/decisions/0020-type-uris.md says why, and what a rename would take.
+are identifiers, compared as text. docs/decisions/0009-type-uris.md says why, and what a rename would take.
 """
 
 from __future__ import annotations

@@ -149,7 +149,7 @@ def _not_checked(case: Case, checks: tuple[Check, ...]) -> list[str]:
     if policy.root is not None:
         told.append("root: the state of a repository is not read from a bundle")
     if policy.evidence:
-        told.append("evidence: no evidence was given; rvp appraise applies [evidence]")
+        told.append("evidence: evidence is not judged here; [evidence] was not applied")
     if case.bundle.logs:
         told.append(f"logs: {len(case.bundle.logs)} measurement logs were not folded")
     if case.bundle.others:
