@@ -21,12 +21,15 @@ import msgspec
 
 from pipeline.build_result import BuildResult
 from provenance.bundle import Bundle
+from provenance.digest import sha256
 from provenance.errors import Divergence, Inconclusive, MeasurementMismatch
+from provenance.policy import TrustPolicy
 from provenance.predicates import read_predicate
 from provenance.predicates.core import Core, Layer, MeasurementSet, core_digest, sets_from_measurements
 from provenance.predicates.reference_values import ReferenceValues
 from provenance.statement import read_statement
 from provenance.strict import parse_json
+from verifier.verify.statements import hear
 
 _SHOWN: Final = 12
 
@@ -69,15 +72,24 @@ class Disagreement(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     artifact: bool = False
 
 
-def stated_cores(bundle: Bundle) -> tuple[Core, ...]:
-    """Collect what a bundle states, whoever signed it; no signature is verified here."""
+def stated_cores(bundle: Bundle, trust: TrustPolicy | None = None) -> tuple[Core, ...]:
+    """Collect the cores that a bundle states.
+
+    Args:
+        bundle: whose statements are read.
+        trust: only what an operator of this policy signed counts; None: all, no signature is verified.
+    """
     found: dict[bytes, Core] = {}
-    for number, data in enumerate(bundle.statements):
-        name = f"statement {number + 1}"
-        envelope = parse_json(data, name=name)["dsseEnvelope"]
-        predicate = read_predicate(read_statement(base64.b64decode(envelope["payload"]), name=name))
-        if isinstance(predicate, ReferenceValues):
-            found[core_digest(predicate.core)] = predicate.core
+    if trust is not None:
+        for values in hear(bundle, trust).values:
+            found[sha256(values.core)] = values.predicate.core
+    else:
+        for number, data in enumerate(bundle.statements):
+            name = f"statement {number + 1}"
+            envelope = parse_json(data, name=name)["dsseEnvelope"]
+            predicate = read_predicate(read_statement(base64.b64decode(envelope["payload"]), name=name))
+            if isinstance(predicate, ReferenceValues):
+                found[core_digest(predicate.core)] = predicate.core
     return tuple(found[digest] for digest in sorted(found))
 
 

@@ -102,7 +102,7 @@ def rebuild(
         project = _load(found, trust, output, opened, repository, observer, may_fetch=may_fetch)
         executor = make_executor(output, jobs)
         built = build_project(project, opened, executor, observer=observer, times=times)
-    cores = stated_cores(found)
+    cores = stated_cores(found, trust)
     differences = tuple(one for core in cores for one in compare_with(core, built.result))
     if output_format == "json":
         settings.out_json(
@@ -116,19 +116,22 @@ def rebuild(
         )
     else:
         show_build(settings, built, output_format)
-        settings.out(_verdict(len(cores), differences))
+        settings.out(_verdict(len(cores), differences, judged=trust is not None))
     built.raise_divergence()
     raise_disagreement(differences)
     if not cores:
-        raise NothingStated("the bundle states no values", place=str(bundle))
+        by = " by an operator of the policy" if trust else ""
+        raise NothingStated(f"the bundle states no values{by}", place=str(bundle))
 
 
-def _verdict(cores: int, differences: tuple[Disagreement, ...]) -> str:
+def _verdict(cores: int, differences: tuple[Disagreement, ...], *, judged: bool) -> str:
     if not cores:
-        return f"{styled('inconclusive')}: the bundle states no values"
+        by = " by an operator of the policy" if judged else ""
+        return f"{styled('inconclusive')}: the bundle states no values{by}"
     if differences:
         return f"{styled('failed')}: it differs from what the bundle states"
-    return f"{styled('passed')}: it agrees with what the bundle states; signatures were not judged here"
+    whom = "the policy's operators state" if judged else "the bundle states; no signature was verified"
+    return f"{styled('passed')}: it agrees with what {whom}"
 
 
 def _load(

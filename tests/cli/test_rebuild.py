@@ -11,6 +11,7 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from pipeline.agreement import stated_cores
 from pipeline.base import LockedBase
 from pipeline.build_result import read_result
 from pipeline.leaves import keep_base
@@ -18,7 +19,8 @@ from pipeline.lock import read_lock
 from pipeline.sandbox import Rootfs
 from pipeline.sign import state_build
 from pipeline.store import FolderStore
-from provenance.bundle import Bundle, pack_folder, write_bundle
+from provenance.bundle import Bundle, pack_folder, read_bundle, write_bundle
+from provenance.policy import load_policy
 from rvp import cli
 from tests.fakes.enclave_elf import enclave_elf
 from tests.fakes.executor import ProcessExecutor
@@ -186,6 +188,16 @@ def test_another_source_is_refused_before_anything_runs(world):
     assert code == 13, err
     assert REPOSITORY in err
     assert not (world.folder / "again" / "rvp.toml").exists()
+
+
+def test_with_a_policy_only_what_its_operators_signed_counts(world):
+    (world.folder / "policy.toml").write_text(POLICY.format(repository=REPOSITORY))
+    public = ec.generate_private_key(ec.SECP256R1()).public_key()
+    pem = public.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+    (world.folder / "acme.pub").write_bytes(pem)
+    bundle = read_bundle(world.bundle(world.statement()))
+    assert len(stated_cores(bundle)) == 1
+    assert stated_cores(bundle, load_policy(world.folder / "policy.toml")) == ()
 
 
 def test_a_folder_that_is_in_use_is_left_alone(world):

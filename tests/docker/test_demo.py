@@ -38,7 +38,7 @@ def told(docker_engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> str
 
 def test_two_operators_agree_and_the_bundle_passes(told: str) -> None:
     assert told.count("level     reproduced") == 2
-    assert "it agrees with what the bundle states" in told
+    assert "it agrees with what the policy's operators state" in told
     cores = set(re.findall(r"core      sha256:([0-9a-f]{64})", told))
     assert len(cores) == 1
     assert re.search(r"^  PASSED", told, re.MULTILINE)
