@@ -32,14 +32,13 @@ from provenance.oci import (
     TITLE,
     Blob,
     Layout,
-    Limits,
     Manifest,
     NotALayout,
     blob_of,
     layout_of,
-    read_layout,
     write_layout,
 )
+from provenance.oci_reader import Limits, read_layout
 from provenance.strict import NotReadable, parse_json
 from provenance.ustar import Truncated, tar_chunks, tar_members
 

@@ -19,7 +19,9 @@ Example:
 from __future__ import annotations
 
 import difflib
+import itertools
 import json
+import math
 import re
 import tomllib
 from collections.abc import Callable
@@ -35,6 +37,10 @@ T = TypeVar("T")
 MAX_BYTES: Final = 64 << 20
 MAX_DEPTH: Final = 64
 _BARE_KEY: Final = re.compile(r"[A-Za-z0-9_-]+\Z")
+# Possessive, and an unfinished text reaches to the end: hostile quotes cost one pass and no memory.
+_BRACKETS: Final = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?+|[\[{]|[\]}]', re.DOTALL)
+_MAX_KEYS_TRIED: Final = 1000
+_MAX_SHOWN: Final = 80  # characters of a key in a message
 
 
 class NotReadable(UsageError):
@@ -122,13 +128,22 @@ def parse_json(data: bytes, *, name: str = "", limit_bytes: int = MAX_BYTES) -> 
         found: dict[str, Any] = {}
         for key, value in pairs:
             if key in found:
-                raise DuplicateKey(f'the key "{key}" stands twice', place=_join(name, f"$.{key}"))
+                raise DuplicateKey(
+                    f"the key {_shown(key)} stands twice", place=_join(name, f"$.{_bare(key)}")
+                )
             found[key] = value
         return found
 
+    def finite(text: str) -> float:
+        number = float(text)
+        return number if math.isfinite(number) else no_constant(text)
+
     try:
         return json.loads(
-            data.decode("utf-8"), object_pairs_hook=refuse_duplicates, parse_constant=no_constant
+            data.decode("utf-8"),
+            object_pairs_hook=refuse_duplicates,
+            parse_constant=no_constant,
+            parse_float=finite,
         )
     except UnicodeDecodeError as error:
         raise NotWellFormed(f"byte {error.start} is not UTF-8", place=name) from error
@@ -196,15 +211,17 @@ def _with_keys(path: str, message: str, document: Any, type_: Any) -> str:
 
     The document is read again with one key of the mapping at a time: the one that fails alike is meant.
     """
-    while "[...]" in path:
+    for _ in range(MAX_DEPTH):
+        if "[...]" not in path:
+            break
         before, _, after = path.partition("[...]")
         mapping = _at(document, before)
-        keys = list(mapping) if isinstance(mapping, dict) else []
+        keys = list(itertools.islice(mapping, _MAX_KEYS_TRIED)) if isinstance(mapping, dict) else []
         found = next((key for key in keys if _fails_alike(document, before, key, message, type_)), None)
         if found is None:
             return path
         document = _only(document, before, found)
-        path = f"{before}.{found}{after}" if _BARE_KEY.match(found) else f'{before}."{found}"{after}'
+        path = f"{before}.{_bare(found)}{after}"
     return path
 
 
@@ -254,17 +271,17 @@ def _explained(
     name: str,
     line_of: Callable[[str], int | None] | None,
 ) -> RvpError:
-    unknown = re.match(r"Object contains unknown field `(.*)`", message)
-    full = f"{path or '$'}.{unknown[1]}" if unknown else path
+    unknown = re.match(r"Object contains unknown field `(.*)`", message, flags=re.DOTALL)
+    full = f"{path or '$'}.{_bare(unknown[1])}" if unknown else path
     line = line_of(full) if line_of else None
     place = _join(name, str(line)) if line else name
     if full and full != "$":
         place = f"{place}: {full}" if place else full
     if unknown:
-        near = difflib.get_close_matches(unknown[1], _known_keys(type_, path), n=1)
+        near = difflib.get_close_matches(unknown[1][:_MAX_SHOWN], _known_keys(type_, path), n=1)
         proposal = f' (did you mean "{near[0]}"?)' if near else ""
         return UnknownKey(
-            f'unknown key "{unknown[1]}"{proposal}', place=place, hint="`rvp schema` prints the keys"
+            f"unknown key {_shown(unknown[1])}{proposal}", place=place, hint="`rvp schema` prints the keys"
         )
     return WrongType(message[:1].lower() + message[1:], place=place)
 
@@ -340,7 +357,7 @@ def _split_keys(dotted: str) -> list[str]:
 
 def _check_depth(data: bytes, name: str) -> None:
     depth = 0
-    for match in re.finditer(rb'"(?:[^"\\]|\\.)*"|[\[{]|[\]}]', data):
+    for match in _BRACKETS.finditer(data):
         match match[0][:1]:
             case b"[" | b"{":
                 depth += 1
@@ -348,6 +365,16 @@ def _check_depth(data: bytes, name: str) -> None:
                     raise NotWellFormed(f"nested more than {MAX_DEPTH} deep", place=name)
             case b"]" | b"}":
                 depth -= 1
+
+
+def _bare(key: str) -> str:
+    return key if _BARE_KEY.match(key) and len(key) <= _MAX_SHOWN else _shown(key)
+
+
+def _shown(key: str) -> str:
+    """Quote a key of a stranger's document: one line, not endless."""
+    cut = key if len(key) <= _MAX_SHOWN else f"{key[:_MAX_SHOWN]}…"
+    return json.dumps(cut, ensure_ascii=False)
 
 
 def _join(name: str, rest: str) -> str:

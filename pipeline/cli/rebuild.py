@@ -96,7 +96,9 @@ def rebuild(
     found = read_bundle(bundle)
     trust = load_policy(policy_path) if policy_path else None
     if trust is None:
-        settings.warn("without --policy the source is not checked: this builds what the bundle says")
+        settings.warn(
+            "without --policy the source is not checked: this builds what the bundle says; do not sign it"
+        )
     opened = store_of(output, named=store)
     with progress(mode, quiet=settings.quiet, verbose=settings.verbose > 0) as observer:
         project = _load(found, trust, output, opened, repository, observer, may_fetch=may_fetch)

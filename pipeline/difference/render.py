@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator
 from typing import Final
 
 from pipeline.difference.model import DEFAULT_LABELS, Difference
+from provenance.plain_text import one_line
 
 _MAX_LINES: Final = 400
 _MAX_LINE: Final = 500
@@ -45,29 +46,14 @@ def headline(difference: Difference) -> str:
     while deepest.details:
         deepest = deepest.details[0]
     causes = ", ".join(difference.all_causes())
-    return printable(f"{deepest.path}: {_what(deepest)}" + (f" (likely cause: {causes})" if causes else ""))
-
-
-def printable(text: str) -> str:
-    r"""Write control characters, and those that turn the direction of text, as escapes.
-
-    Example:
-        >>> printable("a\x1b[31mb")
-        'a\\x1b[31mb'
-    """
-    if text.isprintable():
-        return text
-    return "".join(
-        character if character.isprintable() else character.encode("unicode_escape").decode("ascii")
-        for character in text
-    )
+    return one_line(f"{deepest.path}: {_what(deepest)}" + (f" (likely cause: {causes})" if causes else ""))
 
 
 def _lines(
     difference: Difference, labels: tuple[str, str], depth: int, *, top: bool = False
 ) -> Iterator[str]:
     indent = "  " * depth
-    yield _short(f"{indent}{printable(difference.path)}: {printable(_what(difference))}")
+    yield _short(f"{indent}{one_line(difference.path)}: {one_line(_what(difference))}")
     causes = difference.all_causes() if top else difference.causes
     if causes:
         yield f"{indent}  likely cause: {', '.join(causes)}"
@@ -76,13 +62,13 @@ def _lines(
         for label, value in zip(labels, (difference.left, difference.right), strict=True):
             if difference.left or difference.right:
                 first, *rest = value.split("\n")
-                yield _short(f"{indent}  {printable(label):<{width}}  {printable(first)}".rstrip())
+                yield _short(f"{indent}  {one_line(label):<{width}}  {one_line(first)}".rstrip())
                 for line in rest:
-                    yield _short(f"{indent}  {'':<{width}}  {printable(line)}")
+                    yield _short(f"{indent}  {'':<{width}}  {one_line(line)}")
     for comment in difference.comments:
-        yield _short(f"{indent}  note: {printable(comment)}")
+        yield _short(f"{indent}  note: {one_line(comment)}")
     for line in difference.text.split("\n") if difference.text else ():
-        yield _short(f"{indent}  | {printable(line.expandtabs())}".rstrip())
+        yield _short(f"{indent}  | {one_line(line.expandtabs())}".rstrip())
     for detail in difference.details:
         yield from _lines(detail, labels, depth + 1)
 

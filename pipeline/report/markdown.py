@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-from pipeline.difference.render import printable
+from provenance.plain_text import one_line
 
 _PLAIN: Final = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789 -")
 _CELL: Final = 300
@@ -24,7 +24,7 @@ def escape(text: str) -> str:
     """Write text so that it shows as it is."""
     return "".join(
         character if character in _PLAIN or ord(character) > 0x7F else f"&#{ord(character)};"
-        for character in printable(text)
+        for character in one_line(text)
     )
 
 
@@ -76,7 +76,7 @@ class Page:
         room = max(0, min(self._left - 1024, 64 << 10))
         lines, used = [], 0
         for line in text.split("\n"):
-            escaped = printable(line).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+            escaped = one_line(line).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
             used += len(escaped.encode("utf-8")) + 1
             if used > room:
                 lines.append("…")

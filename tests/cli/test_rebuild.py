@@ -214,3 +214,29 @@ def test_json_has_the_build_and_the_differences(world):
     assert code == 0
     assert (document["agrees"], document["differences"]) == (True, [])
     assert msgspec.convert(document["build"], dict)["verdict"] == "reproduced"
+
+
+def test_other_files_under_the_name_of_the_expected_revision_are_refused(world):
+    from tests.unit.pipeline.test_sources import git
+
+    upstream = world.folder / "upstream"
+    (upstream / "src").mkdir(parents=True)
+    (upstream / "src" / "enclave.elf").write_text("what the maintainers released")
+    git(upstream, "init", "-q", "-b", "main")
+    git(upstream, "add", ".")
+    git(upstream, "commit", "-q", "-m", "first")
+    origin = world.home / ".rvp/build/recipe/origin.json"
+    said = json.loads(origin.read_text())
+    claim = {"repository": upstream.as_uri(), "commit": git(upstream, "rev-parse", "HEAD")}
+    said["sources"][0] |= {**claim, "ref": "refs/heads/main", "folder": "src", "dirty": False}
+    origin.write_text(json.dumps(said))
+    policy = world.folder / "policy.toml"
+    policy.write_text(POLICY.format(repository=upstream.as_uri()))
+    public = ec.generate_private_key(ec.SECP256R1()).public_key()
+    pem = public.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+    (world.folder / "acme.pub").write_bytes(pem)
+    code, _, err = world.rebuild(world.bundle(), "--policy", policy)
+    assert code == 3, err
+    assert "RVP-1328" in err
+    assert "is not the one of the recipe" in err
+    assert not (world.folder / "again" / ".rvp" / "build").exists()

@@ -21,7 +21,8 @@ from provenance.bundle import Bundle, merge, pack_files, write_bundle
 from provenance.canonical import canonical_json
 from provenance.claims import Unpredicted
 from provenance.digest import hash_bytes, sha256
-from provenance.oci import blob_of, read_layout
+from provenance.oci import blob_of
+from provenance.oci_reader import read_layout
 from provenance.predicates.constraint import Constraint
 from provenance.predicates.core import Core, Layer, MeasurementSet, Source, core_digest
 from provenance.predicates.reference_values import (

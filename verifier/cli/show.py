@@ -12,13 +12,13 @@ import click
 from provenance.bundle import Bundle, peek_statement, read_bundle, title_of, unpack_files
 from provenance.digest import sha256
 from provenance.errors import RvpError, UsageError
+from provenance.plain_text import one_line
 from provenance.predicates.type_uri import REFERENCE_VALUES, RELEASE
 from provenance.sigstore_bundle import SigstoreBundle
 from provenance.sigstore_bundle import read_bundle as read_sigstore
 from provenance.strict import convert, parse_json, read_file, read_toml
 from verifier.cli.documents import Shown
 from verifier.cli.terminal import Settings, format_option
-from verifier.verify.report import plain
 
 UNVERIFIED: Final = "unverified: nothing here was checked against a policy (rvp verify does)"
 VIEWS: Final = ("statement", "predicate", "values", "log", "recipe")
@@ -53,7 +53,7 @@ def show(settings: Settings, path: Path, view: str | None, output_format: str) -
         settings.out_json(Shown(kind=kind, content=document))
         return
     for line in lines:
-        settings.out(plain(line))
+        settings.out(one_line(line))
 
 
 Looked = tuple[str, Any, list[str]]  # kind, plain document, lines of text

@@ -17,7 +17,6 @@ A command looks like this:
 from __future__ import annotations
 
 import io
-import json
 import os
 import signal
 import sys
@@ -30,6 +29,7 @@ import click
 import msgspec
 
 from provenance.errors import CommandLine, InternalError, Interrupted, MachineRefused, MissingExtra, RvpError
+from provenance.plain_text import plain, plain_but_coloured, plain_json
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
@@ -52,23 +52,23 @@ class Settings:
         self.has_printed = False
 
     def out(self, text: str) -> None:
-        """Print data to stdout."""
+        """Print data to stdout; what could steer a terminal is escaped."""
         self.has_printed = True
-        click.echo(text)
+        click.echo(plain_but_coloured(text))
 
     def out_json(self, document: Any) -> None:
         """Print one JSON document to stdout."""
         self.has_printed = True
-        click.echo(json.dumps(msgspec.to_builtins(document), indent=2, ensure_ascii=False))
+        click.echo(plain_json(msgspec.to_builtins(document)))
 
     def say(self, text: str) -> None:
         """Talk on stderr, unless --quiet."""
         if not self.quiet:
-            click.echo(text, err=True)
+            click.echo(plain_but_coloured(text), err=True)
 
     def warn(self, text: str) -> None:
         """Warn on stderr, always."""
-        click.echo(f"{styled('warning')} {text}", err=True)
+        click.echo(f"{styled('warning')} {plain(text)}", err=True)
 
 
 def styled(status: str, text: str | None = None) -> str:
@@ -144,10 +144,10 @@ def missing_extra(command: str, extra: str, module: str) -> click.Command:
 def print_error(error: RvpError) -> None:
     """Print an error to stderr: place and message, code, cure."""
     first = f"error[{error.code}]" if error.code else "error"
-    place = f"{error.place}: " if error.place else ""
-    click.echo(f"{place}{styled('failed', first)}: {error.message}", err=True)
+    place = f"{plain(error.place)}: " if error.place else ""
+    click.echo(f"{place}{styled('failed', first)}: {plain(error.message)}", err=True)
     if error.hint:
-        for line in error.hint.splitlines():
+        for line in plain(error.hint).splitlines():
             click.echo(f"  hint: {line}", err=True)
     if error.code:
         click.echo(f"  more: rvp explain {error.code}", err=True)

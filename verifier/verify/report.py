@@ -6,17 +6,13 @@ from html import escape
 from typing import Any, Final
 
 from provenance.claims import Check
+from provenance.plain_text import plain
 from verifier.verify.checks import CHECKS
 from verifier.verify.result import PolicyView, Verdict
 
 _GLYPHS: Final = {"passed": "✓", "failed": "✗", "skipped": "-", "warning": "!"}
 _WIDTH: Final = max(len(rule.id) for rule in CHECKS)
 _INDENT: Final = 13 + _WIDTH
-
-
-def plain(text: str) -> str:
-    """Show control characters as escapes: what strangers wrote must not steer a terminal."""
-    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
 
 
 def as_text(verdict: Verdict, bundle: str, policy: str) -> str:

@@ -12,17 +12,14 @@ from hypothesis import strategies as st
 from provenance.errors import RvpError
 from provenance.oci import (
     DigestMismatch,
-    ExtraFile,
-    Limits,
     Manifest,
-    MissingBlob,
     NotALayout,
     blob_of,
     layout_chunks,
     layout_of,
-    read_layout,
     write_layout,
 )
+from provenance.oci_reader import ExtraFile, Limits, MissingBlob, read_layout
 from provenance.strict import NotReadable
 from provenance.ustar import ClimbsOut, NotAnArchive, TooLarge, Truncated, tar_chunks, tar_members
 
@@ -249,3 +246,19 @@ def test_a_name_of_200_bytes_fits_and_one_of_300_does_not() -> None:
     assert [name for name, _, _ in tar_members(io.BytesIO(data), len(data), "x")] == [long]
     with pytest.raises(ValueError, match="does not fit"):
         b"".join(tar_chunks([("a" * 300, 0, ())]))
+
+
+@pytest.mark.timeout(20)
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "bundle.tar")
+    with pytest.raises(NotReadable, match="not a regular file"):
+        read_layout(tmp_path / "bundle.tar")
+
+
+def test_a_blob_that_changes_after_it_was_checked_is_refused(tmp_path: Path) -> None:
+    blob = blob_of(b"as signed", "text/plain")
+    write_layout(tmp_path / "l", layout_of([Manifest(artifact_type="application/x", layers=(blob,))]))
+    layout = read_layout(tmp_path / "l")
+    (tmp_path / "l" / "blobs" / "sha256" / blob.digest.hex()).write_bytes(b"as stolen")
+    with pytest.raises(DigestMismatch):
+        layout.manifests[0].layers[0].read(limit_bytes=100)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import msgspec
@@ -154,3 +155,38 @@ JSON = st.recursive(
 @given(JSON)
 def test_what_is_well_formed_reads_back(document: object) -> None:
     assert parse_json(json.dumps(document).encode()) == document
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b'{"a":"' + b'\\"' * 2_000_000, b'"' + b"a" * 4_000_000, b'"\\' * 1_000_000, b'["\\' + b'"' * 4_000_000],
+)
+def test_an_unfinished_text_costs_one_pass(data: bytes) -> None:
+    started = time.monotonic()
+    with pytest.raises(NotWellFormed):
+        parse_json(data)
+    assert time.monotonic() - started < 5  # once hours: each quote was searched to the end
+
+
+def test_many_wrong_values_cost_one_pass() -> None:
+    document = {"a": {f"k{number}": "" for number in range(200_000)} | {"last": 1}}
+    started = time.monotonic()
+    with pytest.raises(WrongType):
+        read_json(json.dumps(document).encode(), dict[str, dict[str, str]])
+    assert time.monotonic() - started < 5
+
+
+def test_a_number_beyond_all_bounds_is_not_json() -> None:
+    with pytest.raises(NotWellFormed, match="1e999 is not JSON"):
+        parse_json(b'{"a": 1e999}')
+
+
+def test_a_hostile_key_is_told_on_one_short_line() -> None:
+    key = "x\n::error::\x1b[2J" + "y" * 10_000
+    for data in (b'{"KEY": 1, "KEY": 2}', b'{"name": "x", "KEY": 1}'):
+        document = data.replace(b"KEY", json.dumps(key)[1:-1].encode())
+        with pytest.raises(RvpError) as caught:
+            read_json(document, Part)
+        assert "\n" not in str(caught.value)
+        assert "\x1b" not in str(caught.value)
+        assert len(str(caught.value)) < 500

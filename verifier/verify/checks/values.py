@@ -1,0 +1,91 @@
+"""What the values are about, and what they leave open: artifacts, holes, further statements.
+
+A check is a pure function of the case; docs/reference/verify.md has the table.
+"""
+
+from __future__ import annotations
+
+from provenance.claims import Check
+from verifier.verify.case import Case
+from verifier.verify.checks.answer import not_reached, say
+
+
+def artifacts(case: Case) -> Check:
+    """Every file that was given is one that the agreed statements are about."""
+    if not case.artifacts:
+        return say("artifacts", "skipped", "no file was given")
+    if case.core is None:
+        return not_reached("artifacts")
+    known = {subject.digest.sha256: subject for subject in case.core.subjects}
+    names = {subject.name: subject for subject in case.core.subjects}
+    passed, wrong, expected = [], [], []
+    for one in case.artifacts:
+        subject = known.get(one.sha256)
+        if subject and subject.digest.sha384 == one.sha384:
+            passed.append(f"{one.name} is {subject.name}, sha256:{one.sha256}")
+            continue
+        wrong.append(f"sha256:{one.sha256}  {one.name}")
+        meant = [names[one.name]] if one.name in names else list(case.core.subjects)
+        expected += [f"sha256:{subject.digest.sha256}  {subject.name}" for subject in meant]
+    if wrong:
+        return say(
+            "artifacts",
+            "failed",
+            "\n".join(wrong),
+            expected="\n".join(dict.fromkeys(expected)),
+            source="the agreed statements",
+            hint="the file is not what was built from the source",
+        )
+    return say("artifacts", "passed", "\n".join(passed))
+
+
+def unpredicted(case: Case) -> Check:
+    """Only events that the policy names may be unknown at build time."""
+    if case.trust is None or case.core is None:
+        return not_reached("unpredicted")
+    holes: list[str] = []
+    allowed_all: list[str] = []
+    for one in case.core.sets:
+        evidence = case.trust.policy.evidence.get(one.tee)
+        allowed = evidence.allow_unpredicted if evidence else ()
+        allowed_all += [f"{one.tee} {event}" for event in allowed]
+        holes += [
+            f"{one.id}: {event.register} {event.event} ({event.reason})"
+            for event in one.unpredicted
+            if event.event not in allowed
+        ]
+    return say(
+        "unpredicted",
+        "failed" if holes else "passed",
+        "\n".join(holes) or "nothing that is not allowed",
+        expected=", ".join(dict.fromkeys(allowed_all)) or "every event is predicted",
+        source="policy [evidence] allow_unpredicted",
+        hint="allow the event by its name, if you can live with not knowing it" if holes else "",
+    )
+
+
+def require(case: Case) -> Check:
+    """Every further statement that the policy requires is there, about every artifact."""
+    if case.trust is None or case.core is None:
+        return not_reached("require")
+    wanted = case.trust.policy.require
+    if not wanted:
+        return say("require", "skipped", "the policy requires no further statement")
+    needed = {subject.digest.sha256 for subject in case.core.subjects}
+    missing = []
+    for index, one in enumerate(wanted):
+        signers = {
+            found.key.fingerprint
+            for found in case.said.required
+            if found.index == index and needed <= found.subjects
+        }
+        if len(signers) < one.threshold:
+            missing.append(f"{one.predicate_type}: {len(signers)} of {one.threshold}")
+    return say(
+        "require",
+        "failed" if missing else "passed",
+        "; ".join(missing) or f"{len(wanted)} of {len(wanted)}",
+        expected="; ".join(f"{one.predicate_type} by {one.threshold}" for one in wanted),
+        source="policy [[require]]",
+        hint="ask its signers for the statement" if missing else "",
+    )
