@@ -74,7 +74,7 @@ class SocketPathTooLong(EnvironmentFailure):
 class EngineStatus(msgspec.Struct, frozen=True, kw_only=True):
     """What is known of the private engine."""
 
-    schema: Literal["rvp/engine/v1"] = "rvp/engine/v1"
+    schema: Literal["rvp/private-engine/v1"] = "rvp/private-engine/v1"
     running: bool
     url: str
     data: str

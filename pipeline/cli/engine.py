@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import click
 import msgspec
 
@@ -50,7 +52,7 @@ def status(ctx: click.Context, output_format: str) -> None:
     used = _used()
     private = private_engine.status()
     if output_format == "json":
-        settings.out_json({"schema": "rvp/engine/v1", "engine": used, "private": private})
+        settings.out_json(FoundEngines(engine=used, private=private))
     else:
         settings.out(
             f"engine   {used.url}, Docker {used.version}, {used.storage}" if used else "engine   none answers"
@@ -69,6 +71,14 @@ class UsedEngine(msgspec.Struct, frozen=True, kw_only=True):
     url: str
     version: str
     storage: str
+
+
+class FoundEngines(msgspec.Struct, frozen=True, kw_only=True):
+    """What `rvp engine status` found."""
+
+    schema: Literal["rvp/engine/v1"] = "rvp/engine/v1"
+    engine: UsedEngine | None
+    private: EngineStatus
 
 
 def _used() -> UsedEngine | None:

@@ -51,7 +51,8 @@ SCHEMAS: Final[dict[str, tuple[str, str, str]]] = {
     "shown": ("verifier.cli.documents", "Shown", "what rvp show --format json prints"),
     "explanation": ("verifier.cli.documents", "Explanation", "what rvp explain --format json prints"),
     "doctor": ("pipeline.doctor", "Diagnosis", "what rvp doctor --format json prints"),
-    "engine": ("pipeline.private_engine", "EngineStatus", "what rvp engine … --format json prints"),
+    "engine": ("pipeline.cli.engine", "FoundEngines", "what rvp engine status --format json prints"),
+    "private-engine": ("pipeline.private_engine", "EngineStatus", "what rvp engine start and stop print"),
     "measurement-log": ("provenance.measurement_log", "MeasurementLog", "what rvp measure --log writes"),
     "enclave": (
         "pipeline.measure.sgx.enclave_config",

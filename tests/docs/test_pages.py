@@ -68,8 +68,8 @@ def problem_of(line: str) -> str:
                 words.pop(0)
         elif isinstance(called, click.Group):
             names = called.list_commands(click.Context(called))
-            if word in {"COMMAND", "ARGS"}:
-                return ""
+            if word in {"OPTIONS", "COMMAND"}:
+                continue
             for one in word.split("|"):
                 if one not in names:
                     return f"{told} has no {one}"
