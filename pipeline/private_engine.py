@@ -272,6 +272,8 @@ def _processes_of(places: _Places) -> list[int]:
     mark, found = os.fsencode(f"{places.exec_root}/"), []
     for entry in Path("/proc").iterdir():
         with contextlib.suppress(OSError, ValueError):
+            if not (entry / "root").samefile("/"):
+                continue  # another system on this kernel (a chroot, a container), with an engine of its own
             if mark in (entry / "cmdline").read_bytes() and int(entry.name) != os.getpid():
                 found.append(int(entry.name))
     return found
