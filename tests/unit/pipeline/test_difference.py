@@ -659,6 +659,15 @@ def test_diffoscope_report_is_attached(tmp_path, two_files, monkeypatch):
     assert compare_files(*two_files).text == f"report on {two_files[1]}"
 
 
+@pytest.mark.skipif(shutil.which("diffoscope") is None, reason="diffoscope is not installed")
+def test_what_the_real_diffoscope_reports_is_attached(tmp_path):
+    for name, word in (("one", b"first\n"), ("other", b"second\n")):
+        (tmp_path / name).write_bytes(gzip.compress(word, mtime=0))
+    found = compare_files(tmp_path / "one", tmp_path / "other")
+    assert "-first" in found.text
+    assert "+second" in found.text
+
+
 def test_diffoscope_that_hangs_or_fails_is_a_comment(tmp_path, two_files, monkeypatch):
     fake_diffoscope(tmp_path / "bin", "sleep 60 & wait\n", monkeypatch)
     found = compare_files(*two_files, limits=Limits(diffoscope_s=0.2))
