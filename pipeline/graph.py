@@ -24,10 +24,11 @@ import msgspec
 
 from pipeline.sandbox import Rootfs, SandboxLimits
 from pipeline.spec import Limits, Measure, Pack, Spec, Step, parse_reference, seconds, size_bytes
+from pipeline.spec_references import dependencies
 from pipeline.tree import Tree
 from provenance.canonical import canonical_json
 from provenance.digest import sha256
-from provenance.errors import SpecError, UsageError
+from provenance.errors import UsageError
 
 if TYPE_CHECKING:
     import networkx as nx
@@ -40,24 +41,6 @@ KEY_VERSION: Final = 1
 Kind = Literal["base", "source", "fetch", "file", "step", "pack", "measure"]
 _KINDS: Final = ("base", "source", "fetch", "file", "step", "pack", "measure")
 LEAVES: Final = frozenset({"base", "source", "fetch", "file"})
-
-
-class CycleFound(SpecError):
-    """Steps wait for each other in a circle, so that none of them can be the first.
-
-    Cure: the message shows the circle; take one `needs` out of it.
-    """
-
-    code = "RVP-2201"
-
-
-class NodeMissing(SpecError):
-    """The spec refers to something that it does not have.
-
-    Cure: correct the name, or add the part that is missing.
-    """
-
-    code = "RVP-2202"
 
 
 class UnknownStep(UsageError):
@@ -125,10 +108,9 @@ def parse_link(text: str) -> Link:
 
 
 def build_graph(spec: Spec) -> Graph:
-    """Build the graph of a spec; each node has its `Node` under the attribute `node`.
+    """Build the graph of a checked spec; each node has its `Node` under the attribute `node`.
 
-    Raises:
-        NodeMissing: RVP-2202. CycleFound: RVP-2201.
+    What the parts of a spec refer to is there, and leads in no circle: `spec_check` saw to it.
 
     Cost: linear in nodes and links.
     """
@@ -142,16 +124,15 @@ def build_graph(spec: Spec) -> Graph:
     for item in items:
         node = _node_of(item)
         nodes[node.name] = node
-    for node in list(nodes.values()):
-        for link in node.links:
-            if link.node.startswith("file."):
-                nodes.setdefault(link.node, Node(name=link.node, kind="file"))
-            elif link.node not in nodes:
-                raise _missing(node, link, nodes)
+    links = [(link.node, node.name) for node in nodes.values() for link in node.links]
+    for name, _ in links:
+        if name.startswith("file."):
+            nodes.setdefault(name, Node(name=name, kind="file"))
     graph: Graph = nx.DiGraph()
     graph.add_nodes_from((name, {"node": node}) for name, node in nodes.items())
-    graph.add_edges_from((link.node, node.name) for node in nodes.values() for link in node.links)
-    _refuse_cycle(graph)
+    graph.add_edges_from(links)
+    for name, needed in dependencies(spec).items():  # those of fetches, which have no item, are here alone
+        graph.add_edges_from((need, name) for need in needed)
     return graph
 
 
@@ -175,30 +156,6 @@ def _node_of(item: Step | Pack | Measure) -> Node:
             name, kind = f"measure.{item.id}", "measure"
     links = {text: parse_link(text) for text in references if text}
     return Node(name=name, kind=kind, links=tuple(links.values()), item=item)  # type: ignore[arg-type]  # literal
-
-
-def _missing(node: Node, link: Link, nodes: Mapping[str, Node]) -> NodeMissing:
-    import difflib
-
-    near = difflib.get_close_matches(link.node, nodes, n=1)
-    return NodeMissing(
-        f'{node.name} refers to "{link.text}", which the spec does not have',
-        hint=f'did you mean "{near[0]}"?' if near else f"the spec has: {', '.join(sorted(nodes))}",
-        place="rvp.toml",
-    )
-
-
-def _refuse_cycle(graph: Graph) -> None:
-    import networkx as nx
-
-    if nx.is_directed_acyclic_graph(graph):
-        return
-    cycle = [edge[0] for edge in nx.find_cycle(graph)]
-    first = cycle.index(min(cycle))
-    circle = cycle[first:] + cycle[:first]
-    # An edge leads from what is needed to what needs it; people read "a needs b".
-    told = " needs ".join([circle[0], *reversed(circle[1:]), circle[0]])
-    raise CycleFound(f"a circle: {told}", place="rvp.toml", hint="take one of these needs away")
 
 
 def in_order(graph: Graph) -> tuple[Node, ...]:

@@ -15,6 +15,7 @@ import hashlib
 import os
 import secrets
 import shutil
+import stat
 import subprocess
 import tarfile
 from collections.abc import Iterator
@@ -31,17 +32,26 @@ from provenance.digest import CHUNK_BYTES
 
 _BLOCK: Final = 512  # of a tar
 _ORDER_SOURCE: Final = "rvp-order"  # the source name of our tmpfs mounts, with pid and start time
+_SEEN: Final[set[Path]] = set()  # checkouts that this process made or looked at
 _MOUNT_TABLE: Final = Path("/proc/self/mountinfo")
 
 
 def checkout(tree: Tree, store: FolderStore, scratch: Path, *, epoch: int) -> Path:
     """Return a folder with the content of a tree; made once, then kept.
 
-    Cost: one pass over the content the first time, one stat afterwards.
+    One that somebody changed by hand (another size, mode or time of an entry, an entry more or less) is made
+    again. It is no defence against somebody who may write there.
+
+    Cost: one pass over the content the first time; a stat of each entry the first time in each process.
     """
     place = scratch / "checkouts" / f"{tree.digest.hex()}-{epoch}"
-    if place.is_dir():
+    if place in _SEEN and place.is_dir():
         return place
+    if place.is_dir():
+        if _is_untouched(place, tree, epoch):
+            _SEEN.add(place)
+            return place
+        shutil.rmtree(place)
     place.parent.mkdir(parents=True, exist_ok=True)
     temporary = place.with_name(f"{place.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     try:
@@ -51,14 +61,39 @@ def checkout(tree: Tree, store: FolderStore, scratch: Path, *, epoch: int) -> Pa
     finally:
         if temporary.exists():
             shutil.rmtree(temporary, ignore_errors=True)
+    _SEEN.add(place)
     return place
+
+
+def _is_untouched(place: Path, tree: Tree, epoch: int) -> bool:
+    """Tell whether a checkout has the entries of its tree, as `write_folder` left them."""
+    folders = {place}
+    for entry in tree.entries:
+        path = place / entry.path
+        folders.update(place / parent for parent in PurePosixPath(entry.path).parents)
+        try:
+            found = path.lstat()
+            if entry.kind == "symlink":
+                good = stat.S_ISLNK(found.st_mode) and os.readlink(path) == entry.target  # noqa: PTH115
+            elif entry.kind == "dir":
+                folders.add(path)
+                good = stat.S_ISDIR(found.st_mode)
+            else:
+                mode = stat.S_IFREG | (0o755 if entry.executable else 0o644)
+                good = (found.st_mode, found.st_size) == (mode, entry.size_bytes)
+        except OSError:
+            return False
+        if not good or int(found.st_mtime) != epoch:
+            return False
+    # A folder's time changes with its entries, so that one more is seen without a list of all.
+    return all(int(folder.lstat().st_mtime) == epoch for folder in folders)
 
 
 def small_file(content: str, scratch: Path) -> Path:
     """Return a file with this content, for a bind mount; made once, then kept."""
     data = content.encode()
     place = scratch / "small" / hashlib.sha256(data).hexdigest()[:32]
-    if not place.exists():
+    if not place.is_file() or place.read_bytes() != data:
         place.parent.mkdir(parents=True, exist_ok=True)
         temporary = place.with_name(f"{place.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
         temporary.write_bytes(data)

@@ -25,6 +25,8 @@ from provenance.digest import CHUNK_BYTES
 from provenance.errors import StepFailure
 
 _LISTED: Final = 20
+_LISTED_BYTES: Final = 64 << 20  # read at most to name what is there
+MOST_ENTRIES: Final = 1_000_000
 
 
 class OutputMissing(StepFailure):
@@ -172,6 +174,8 @@ class _Collector:
         self._outputs = frozenset(outputs)
         self._limit_bytes = limit_bytes
         self._left_bytes = limit_bytes
+        self._left_aside_bytes = limit_bytes  # what lies beside the outputs is sent, and thrown away
+        self._left_entries = MOST_ENTRIES
 
     def read(self, stream: IO[bytes]) -> None:
         """Read the tar of one output."""
@@ -194,6 +198,7 @@ class _Collector:
             raise OutputEscapes(
                 f'{self._node}: "{path}" is a link to "{member.linkname}", and outputs are declared below it'
             )
+        self._count(member.size, path, is_output=bool(declared))
         if not declared:
             return
         self.seen.update(declared)
@@ -234,6 +239,20 @@ class _Collector:
         self._spend(path, first.size_bytes)
         self.entries.append(msgspec.structs.replace(first, path=path))
 
+    def _count(self, size_bytes: int, path: str, *, is_output: bool) -> None:
+        self._left_entries -= 1
+        if self._left_entries < 0:
+            raise OutputTooLarge(f"{self._node}: its outputs lie among more than {MOST_ENTRIES} entries")
+        if is_output:
+            return
+        self._left_aside_bytes -= size_bytes
+        if self._left_aside_bytes < 0:
+            raise OutputTooLarge(
+                f"{self._node}: more than {self._limit_bytes} bytes lie beside the outputs in their folders; "
+                f'"{path}" alone has {size_bytes}',
+                hint="write what does not leave below {work}; holes count in full",
+            )
+
     def _spend(self, path: str, size_bytes: int) -> None:
         self._left_bytes -= size_bytes
         if self._left_bytes < 0:
@@ -247,6 +266,7 @@ class _Collector:
 def _names(engine: Engine, container: str, folder: str) -> list[str]:
     """Name what lies directly in a folder of a container, the first ones only."""
     names: set[str] = set()
+    left_bytes = _LISTED_BYTES
     with _archive(engine, container, folder) as stream:
         if stream is None:
             return []
@@ -255,6 +275,7 @@ def _names(engine: Engine, container: str, folder: str) -> list[str]:
                 parts = member.name.split("/")
                 if len(parts) > 1 and parts[1]:
                     names.add(parts[1] + ("/" if len(parts) > 2 or member.isdir() else ""))
-                if len(names) >= _LISTED:
+                left_bytes -= member.size
+                if len(names) >= _LISTED or left_bytes < 0:
                     break
     return sorted(names)

@@ -93,7 +93,7 @@ def _pack_sgx(pack: Pack, taken: Taken, store: FolderStore) -> Tree:
     config = EnclaveConfig() if written is None else read_config(written, name=pack.config)
     sigstruct = _small(pack.sigstruct, taken, store) if pack.sigstruct else None
     image = _one_file(pack.image, taken, store)
-    packed = pack_enclave(store.path_of(bytes.fromhex(image.sha256)), config, sigstruct)
+    packed = pack_enclave(store.file_of(bytes.fromhex(image.sha256)), config, sigstruct)
     digest, size_bytes = store.put([packed])
     return make_tree(
         [
@@ -127,7 +127,7 @@ def _pack_oci(pack: Pack, taken: Taken, leaves: Leaves, store: FolderStore, scra
         rootfs = taken[pack.base]
         if not isinstance(rootfs, Rootfs) or not rootfs.tar:
             raise NotSupported(f'"{pack.base}" cannot lie below an image: it has no root filesystem tar')
-        tar = store.path_of(rootfs.tar)
+        tar = store.file_of(rootfs.tar)
         base = BaseLayer(sha256=rootfs.tar, size_bytes=tar.stat().st_size, open=lambda: tar.open("rb"))
     config = ImageConfig(
         architecture=pack.architecture,
@@ -203,7 +203,7 @@ def _path_of(text: str, taken: Taken, store: FolderStore, scratch: Path) -> Iter
     value = taken[text]
     if isinstance(value, Rootfs) or (len(value.entries) == 1 and value.entries[0].kind == "file"):
         entry = _one_file(text, taken, store)
-        yield store.path_of(bytes.fromhex(entry.sha256)), PurePosixPath(entry.path).name
+        yield store.file_of(bytes.fromhex(entry.sha256)), PurePosixPath(entry.path).name
     else:
         write_folder(value, store, scratch / "image")
         yield scratch / "image", parse_reference(text).node

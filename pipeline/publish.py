@@ -184,7 +184,7 @@ def _stored(wanted: Iterable[tuple[str, int]], store: Store, seen: set[str]) -> 
         seen.add(digest)
         title = {TITLE: f"object/{digest}"}
         if isinstance(store, FolderStore):
-            path = store.path_of(bytes.fromhex(digest))
+            path = store.file_of(bytes.fromhex(digest))
             yield Blob(digest=bytes.fromhex(digest), size_bytes=size_bytes, annotations=title, path=path)
         else:
             with store.get(bytes.fromhex(digest)) as stream:

@@ -27,10 +27,9 @@ from pipeline.graph import LEAVES, Leaves, Link, Node, in_order, key_of, key_par
 from pipeline.history import add_history
 from pipeline.sandbox import NotExercised, Rootfs, StepInput, StepRun
 from pipeline.spec import Step
-from pipeline.store import Store
+from pipeline.store import ObjectDamaged, Store, environment_failure
 from pipeline.tree import Tree
 from provenance.canonical import canonical_json
-from provenance.digest import sha256
 from provenance.errors import RvpError, SpecError, StepFailure
 from provenance.events import Note, Observer, StepFinished, StepPlanned, StepStarted, ignore
 
@@ -320,8 +319,6 @@ class _Scheduler:
             record, outputs = self._keep(node, key, record, outputs)
             status = "ran"
         except OSError as error:
-            from pipeline.store import environment_failure
-
             raise environment_failure(error, node.name) from error
         finally:
             self.observer(
@@ -392,12 +389,9 @@ def recorded(store: Store, key: bytes) -> tuple[_Record, Tree] | None:
         if not store.has(digest):
             return None
         with store.get(digest) as stream:
-            data = stream.read()
-        if sha256(data) != digest:
-            return None
-        tree = msgspec.json.decode(data, type=Tree)
-        vars(tree)["digest"] = digest  # it was just checked
-    except (msgspec.DecodeError, ValueError):
+            tree = msgspec.json.decode(stream.read(), type=Tree)
+        vars(tree)["digest"] = digest  # the store checked it
+    except (msgspec.DecodeError, ValueError, ObjectDamaged):
         return None
     if all(store.has(bytes.fromhex(entry.sha256)) for entry in tree.entries if entry.kind == "file"):
         return record, tree

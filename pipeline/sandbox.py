@@ -34,6 +34,7 @@ from pipeline.inputs import (
 )
 from pipeline.outputs import check_outputs, collect_outputs
 from pipeline.rootfs import facts_of, load_rootfs
+from pipeline.spec import PLACEHOLDER
 from pipeline.step_log import StepLog
 from pipeline.step_run import NotExercised, Rootfs, SandboxLimits, StepInput, StepResult, StepRun
 from pipeline.store import FolderStore
@@ -292,10 +293,9 @@ def _input_mounts(
 
 
 def fill(text: str, run: StepRun, build_root: str) -> str:
-    """Replace the placeholders of a step in a text; other braces stay."""
-    for name in ("out", "work", *(one.name for one in run.inputs)):
-        text = text.replace("{" + name + "}", f"{build_root}/{name}")
-    return text
+    """Replace the placeholders of a step in a text; other braces, and the shell's ${out}, stay."""
+    known = {"out", "work", *(one.name for one in run.inputs)}
+    return PLACEHOLDER.sub(lambda found: f"{build_root}/{found[1]}" if found[1] in known else found[0], text)
 
 
 def _config(

@@ -34,7 +34,12 @@ from provenance.strict import line_in_toml
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 _DIGEST_REFERENCE: Final = re.compile(r"\S+@sha256:[0-9a-f]{64}")
+_VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _MAX_TIMES: Final = 100
+_MOST_BYTES: Final = 1 << 60
+_MOST_SECONDS: Final = 366 * 86400
+_MOST_CPUS: Final = 4096
+_MOST_PIDS: Final = 1 << 22  # of a 64-bit kernel: PID_MAX_LIMIT
 # Beside the spec, and never inputs: what lies there decides what a build gives.
 WORKING_NAMES: Final = (".rvp", ".git")
 _LAYERS: Final = ("platform", "firmware", "image", "workload")
@@ -177,8 +182,10 @@ class _Checker:
 
     def names(self) -> None:
         project = self.spec.project
-        if not project.name or not project.version:
-            raise self.fail(BadValue, "$.project.name", "a project has a name and a version")
+        for key in ("name", "version"):
+            value = getattr(project, key)
+            if not value or not value.isprintable():
+                raise self.fail(BadValue, f"$.project.{key}", f"{value!r} is not a {key}", "one line of text")
         epoch = project.source_date_epoch
         if isinstance(epoch, int) and not 0 <= epoch < 1 << 33:
             raise self.fail(BadValue, "$.project.source_date_epoch", f"{epoch} is not a time in Unix seconds")
@@ -272,14 +279,11 @@ class _Checker:
             limits = step.limits
             for key in ("memory", "disk", "output"):
                 self.measured(f"{path}.limits.{key}", getattr(limits, key), size_bytes)
-            self.measured(f"{path}.limits.time", limits.time, seconds)
-            for key in ("cpus", "pids"):
-                if getattr(limits, key) < 1:
-                    raise self.fail(
-                        BadValue,
-                        f"{path}.limits.{key}",
-                        f"{key} is {getattr(limits, key)}, at least 1 is needed",
-                    )
+            self.measured(f"{path}.limits.time", limits.time, seconds, _MOST_SECONDS)
+            for key, most in (("cpus", _MOST_CPUS), ("pids", _MOST_PIDS)):
+                if not 1 <= getattr(limits, key) <= most:
+                    message = f"{key} is {getattr(limits, key)}, 1 to {most} are allowed"
+                    raise self.fail(BadValue, f"{path}.limits.{key}", message)
 
     def packs(self) -> None:
         for at, pack in enumerate(self.spec.pack):
@@ -379,13 +383,15 @@ class _Checker:
         except BadReference as error:
             raise self.fail(PathOutside, path, error.message, error.hint) from error
 
-    def measured(self, path: str, text: str, read: Callable[[str], int]) -> None:
+    def measured(self, path: str, text: str, read: Callable[[str], int], most: int = _MOST_BYTES) -> None:
         try:
             value = read(text)
         except BadSize as error:
             raise self.fail(BadSize, path, error.message, error.hint) from error
         if value == 0:
             raise self.fail(BadSize, path, f'"{text}" is nothing')
+        if value > most:
+            raise self.fail(BadSize, path, f'"{text}" is more than any machine has')
 
     def known_base(self, path: str, name: str) -> None:
         if name not in self.spec.base:
@@ -417,6 +423,11 @@ class _Checker:
     def placeholders(
         self, path: str, run: tuple[str, ...], environment: dict[str, str], needs: tuple[str, ...]
     ) -> None:
+        for key in environment:
+            if not _VARIABLE.fullmatch(key):
+                raise self.fail(BadValue, f"{path}.environment", f"{key!r} is not the name of a variable")
+        if any("\0" in text for text in (*run, *environment.values())):
+            raise self.fail(BadValue, path, "a command and its environment cannot have a NUL character")
         known = ("out", "work", *needs)
         texts = [(f"{path}.run", text) for text in run]
         texts += [(f"{path}.environment.{key}", value) for key, value in environment.items()]

@@ -6,6 +6,8 @@ no lock and is swept away by the next one that opens the store (also from anothe
 process numbers say nothing).
 A record says what a key gave (the outputs of a step, the root filesystem of a base); the first record of a
 key stays, so two runs that share a store agree.
+Each process hashes an object before it reads it for the first time, and a record carries its own digest:
+what a disk damaged is removed and made again. It is no defence against somebody who may write to the store.
 
 Example:
     >>> import tempfile
@@ -29,10 +31,11 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO, Final, Protocol
 
-from provenance.digest import chunks_of
+from provenance.digest import chunks_of, sha256
 from provenance.errors import EnvironmentFailure
 
 _FAN_OUT: Final = 2
+_DIGEST_BYTES: Final = 32  # a record begins with the SHA-256 of the rest
 
 
 class ObjectMissing(EnvironmentFailure):
@@ -69,6 +72,15 @@ class NotWritable(EnvironmentFailure):
     """
 
     code = "RVP-2104"
+
+
+class ObjectDamaged(EnvironmentFailure):
+    """An object of the store is not what its name says: the disk, or somebody, changed it. It was removed.
+
+    Cure: run the command again, which makes it or fetches it again; if that happens often, look at the disk.
+    """
+
+    code = "RVP-2105"
 
 
 class Store(Protocol):
@@ -110,10 +122,20 @@ class FolderStore:
         self.folder = folder
         self._root = str(folder)
         self._swept = False
+        self._sound: set[bytes] = set()  # hashed, or written, by this process
 
     def path_of(self, digest: bytes) -> Path:
         """Return where an object lies (or would lie)."""
         return Path(self._object(digest))
+
+    def file_of(self, digest: bytes) -> Path:
+        """Return where an object lies, whose content is what its name says.
+
+        Raises:
+            ObjectMissing: RVP-2101. ObjectDamaged: RVP-2105.
+        """
+        self.get(digest).close()
+        return self.path_of(digest)
 
     def _object(self, digest: bytes) -> str:
         name = digest.hex()  # text, not Path: a build with records for everything asks thousands of times
@@ -144,6 +166,7 @@ class FolderStore:
                 temporary.chmod(0o444)
                 temporary.replace(target)
                 _sync_folder(target.parent)
+                self._sound.add(digest)
         return digest, size_bytes
 
     def put_file(self, path: Path, *, limit_bytes: int | None = None) -> tuple[bytes, int]:
@@ -164,12 +187,29 @@ class FolderStore:
         """Open an object.
 
         Raises:
-            ObjectMissing: RVP-2101.
+            ObjectMissing: RVP-2101. ObjectDamaged: RVP-2105.
+
+        Cost: one pass more, the first time in each process, over what another process wrote.
         """
         try:
-            return open(self._object(digest), "rb")  # noqa: PTH123  see _object
+            stream = open(self._object(digest), "rb")  # noqa: PTH123, SIM115  see _object; the caller closes it
         except FileNotFoundError as error:
             raise ObjectMissing(f"the store has no object {digest.hex()}", place=str(self.folder)) from error
+        except OSError as error:
+            raise environment_failure(error, str(self.folder)) from error
+        if digest not in self._sound:
+            if hashlib.file_digest(stream, "sha256").digest() != digest:
+                stream.close()
+                with contextlib.suppress(OSError):
+                    self.path_of(digest).unlink()
+                raise ObjectDamaged(
+                    f"the object {digest.hex()} was damaged, and was removed",
+                    place=str(self.folder),
+                    hint="run the command again; it makes or fetches the object again",
+                )
+            self._sound.add(digest)
+            stream.seek(0)
+        return stream
 
     def has(self, digest: bytes) -> bool:
         """Tell whether an object is there."""
@@ -186,14 +226,18 @@ class FolderStore:
         """Keep what a key gave, unless something is kept already; return what is kept."""
         target = Path(self._record(kind, key))
         with self._temporary() as (stream, temporary):
-            stream.write(value)
+            stream.write(sha256(value) + value)
             stream.flush()
             os.fsync(stream.fileno())
             target.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                os.link(temporary, target)
-            except FileExistsError:
-                return target.read_bytes()
+            while True:
+                try:
+                    os.link(temporary, target)
+                    break
+                except FileExistsError:
+                    kept = self.recorded(kind, key)  # removes one that is damaged
+                    if kept is not None:
+                        return kept
             _sync_folder(target.parent)
         return value
 
@@ -208,12 +252,22 @@ class FolderStore:
         return swept
 
     def recorded(self, kind: str, key: bytes) -> bytes | None:
-        """Return what a key gave, or None."""
+        """Return what a key gave, or None; a damaged record is removed and is None."""
         try:
             with open(self._record(kind, key), "rb") as stream:  # noqa: PTH123  see _object
-                return stream.read()
+                data = stream.read()
         except FileNotFoundError:
             return None
+        except OSError as error:
+            raise environment_failure(error, str(self.folder)) from error
+        value = data[_DIGEST_BYTES:]
+        if sha256(value) == data[:_DIGEST_BYTES]:
+            return value
+        try:
+            Path(self._record(kind, key)).unlink(missing_ok=True)
+        except OSError as error:
+            raise environment_failure(error, str(self.folder)) from error
+        return None
 
     def _record(self, kind: str, key: bytes) -> str:
         name = key.hex()

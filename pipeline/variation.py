@@ -102,6 +102,8 @@ def environment_for(run: StepRun, facts: RootfsFacts, around: Surroundings | Non
             reason = "the step declares that it cannot bear it"
         elif name not in _TABLE:
             reason = "this version of rvp does not know it"
+        elif own := sorted(_CARRIED_BY.get(name, frozenset()) & run.environment.keys()):
+            reason = f"the step sets {' and '.join(own)} itself"
         else:
             reason = _TABLE[name](draft)
         if reason:
@@ -279,6 +281,15 @@ _TABLE: Final[dict[str, Callable[[_Draft], str]]] = {
     "cpus": _cpus,
     "file-order": _file_order,
     "kernel-release": _kernel_release,
+}
+
+# The variables that a variation consists of: a step that sets one itself is not varied.
+_CARRIED_BY: Final = {
+    "time": frozenset({"LD_PRELOAD", "FAKETIME", "NO_FAKE_STAT", "DONT_FAKE_MONOTONIC"}),
+    "timezone": frozenset({"TZ"}),
+    "locale": frozenset({"LC_ALL", "LOCPATH"}),
+    "home": frozenset({"HOME"}),
+    "environment": frozenset({"CAPTURE_ENVIRONMENT"}),
 }
 
 VARIATIONS: Final[tuple[str, ...]] = tuple(_TABLE)

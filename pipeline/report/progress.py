@@ -132,7 +132,7 @@ class _Plain:
             case RebuildCompared(verdict="diverged"):
                 return f"{event.step}: diverged"
             case Phase(done=False):
-                return f"{event.what}: started"
+                return f"{clean(event.what)}: started"
             case Note():
                 return f"{event.level}: {clean(event.text)}" if event.level != "info" else clean(event.text)
             case _:
@@ -232,7 +232,7 @@ class _Board:
         with self.lock:
             now = time.monotonic()
             for what, state in list(self.phases.items())[:_LIVE_ROWS]:
-                table.add_row(Text(f"· {what}"), Text(""), Text(state))
+                table.add_row(Text(f"· {clean(what)}"), Text(""), Text(state))
             for (step, run), (begun, runs, line) in list(self.running.items())[:_LIVE_ROWS]:
                 which = f" (run {run} of {runs})" if runs > 1 else ""
                 table.add_row(Text(f"▸ {step}{which}"), Text(f"{now - begun:.0f} s"), Text(line))

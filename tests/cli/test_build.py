@@ -9,6 +9,7 @@ import jsonschema
 import pytest
 
 from pipeline.build_result import json_schema, read_result
+from pipeline.sandbox import StepFailed
 from rvp import cli
 from tests.fakes.executor import ProcessExecutor
 from tests.fakes.project import HEAD, step, write_project
@@ -223,3 +224,29 @@ def test_the_store_can_lie_elsewhere(rvp, tmp_path):
     assert rvp("-C", str(tmp_path / "p"), "build", "--store", str(other.folder))[0] == 0
     assert not (tmp_path / "p/.rvp/store").exists()
     assert HEAD
+
+
+ESCAPES = ("\x1b", "\x9b", "\u202e", "\r")
+
+
+def test_names_and_contents_that_a_step_chose_do_not_steer_the_terminal(rvp, tmp_path):
+    script = r"""mkdir {out}/d; printf "\\033]0;owned\\a%s\\302\\2332J" $RVP_RUN > "$(printf "{out}/d/\\033[2Jx\\342\\200\\256")" """
+    write_project(tmp_path, step("d", script))
+    code, out, err = rvp("build")
+    assert code == 11, err
+    assert "\\x1b[2Jx" in err
+    assert not any(escape in out + err for escape in ESCAPES)
+    assert json.loads(rvp("build", "--format", "json")[1])["verdict"] == "diverged"
+
+
+def test_last_lines_of_a_failed_step_are_shown_not_obeyed(rvp, tmp_path, monkeypatch):
+    class Failing(ProcessExecutor):
+        def execute(self, run, store, observer, *, log_file):
+            raise StepFailed(f"{run.node}: exit status 1\n  | \x1b[2J\x1b]52;c;aGk=\x07\r\tgone\x9b2J")
+
+    monkeypatch.setattr("pipeline.cli.build.make_executor", lambda _folder, jobs: Failing(jobs or 2))
+    write_project(tmp_path, ONE)
+    code, _, err = rvp("build")
+    assert code == 5
+    assert "\\x1b[2J\\x1b]52;c;aGk=\\x07\\r" in err
+    assert not any(escape in err for escape in ESCAPES)

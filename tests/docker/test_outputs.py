@@ -120,3 +120,26 @@ def test_a_hole_of_10_gib_is_refused_at_its_header(step, base):
 def test_names_that_are_not_text_are_refused(step, base):
     with pytest.raises(OutputEscapes):
         step(make_run(base, r"mkdir {out}/result; printf x >{out}/result/$(printf '\377')"))
+
+
+def test_what_lies_beside_an_output_is_not_read_without_end(step, base):
+    """Holes cost a step nothing, and their zeros would be sent for hours."""
+    limits = SandboxLimits(output_bytes=1 << 20)
+    script = "mkdir {out}/d; echo x > {out}/d/x; for n in 1 2 3 4; do truncate -s 7G {out}/d/$n; done"
+    began = time.monotonic()
+    with pytest.raises(OutputTooLarge, match="beside the outputs"):
+        step(make_run(base, script, outputs=("d/x",), limits=limits))
+    assert time.monotonic() - began < 30
+
+
+def test_naming_what_is_there_does_not_read_a_hole(step, base):
+    began = time.monotonic()
+    with pytest.raises(OutputMissing):
+        step(make_run(base, "truncate -s 7G {out}/a; touch {out}/b"))
+    assert time.monotonic() - began < 30
+
+
+def test_entries_are_counted(step, base, monkeypatch):
+    monkeypatch.setattr("pipeline.outputs.MOST_ENTRIES", 50)
+    with pytest.raises(OutputTooLarge, match="more than 50 entries"):
+        step(make_run(base, "mkdir {out}/result; cd {out}/result; touch $(seq 60)"))

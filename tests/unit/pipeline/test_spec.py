@@ -134,7 +134,7 @@ BAD = {
     ),
     "bad size": (HEAD + STEP + 'limits = { memory = "2 gigs" }\n', BadSize, 15, "2 gigs"),
     "bare number as a time": (HEAD + STEP + 'limits = { time = "60" }\n', BadSize, 15, '"60"'),
-    "no processors": (HEAD + STEP + "limits = { cpus = 0 }\n", spec_check.BadValue, 15, "at least 1"),
+    "no processors": (HEAD + STEP + "limits = { cpus = 0 }\n", spec_check.BadValue, 15, "1 to 4096"),
     "no rebuilds": (HEAD + STEP + "[rebuild]\ntimes = 0\n", spec_check.BadValue, 16, "times is 0"),
     "unknown TEE": (
         HEAD + STEP + '[[measure]]\nid = "m"\ntee = "sxg"\nimage = "step.a:a"\n',
@@ -165,6 +165,37 @@ BAD = {
         spec_check.BadValue,
         11,
         "not a SHA-256",
+    ),
+    "a size beyond all machines": (
+        HEAD + STEP + 'limits = { memory = "999999999999999TiB" }\n',
+        BadSize,
+        15,
+        "more than any machine",
+    ),
+    "a time beyond all clocks": (
+        HEAD + STEP + 'limits = { time = "999999999d" }\n',
+        BadSize,
+        15,
+        "more than any machine",
+    ),
+    "processes beyond all kernels": (
+        HEAD + STEP + "limits = { pids = 99999999999999999999 }\n",
+        spec_check.BadValue,
+        15,
+        "pids is 9",
+    ),
+    "a variable that is two": (
+        HEAD + STEP + 'environment = { "A=B" = "x" }\n',
+        spec_check.BadValue,
+        15,
+        "not the name of a variable",
+    ),
+    "a NUL in a command": (HEAD + STEP.replace('OUT=', '\\u0000'), spec_check.BadValue, 9, "NUL"),
+    "a project whose name has an escape": (
+        HEAD.replace('name = "hello"', 'name = "\\u001b[2J"'),
+        spec_check.BadValue,
+        3,
+        "is not a name",
     ),
     "bad name": (HEAD + STEP.replace('id = "a"', 'id = "a b"'), spec_check.BadValue, 10, "not a name"),
 }

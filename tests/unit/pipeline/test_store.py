@@ -16,7 +16,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.store import DiskFull, FolderStore, NotWritable, ObjectMissing, ObjectTooLarge
+from pipeline.store import (
+    DiskFull,
+    FolderStore,
+    NotWritable,
+    ObjectDamaged,
+    ObjectMissing,
+    ObjectTooLarge,
+)
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -203,3 +210,43 @@ def test_a_sweeper_that_wins_the_race_for_a_new_file_does_no_harm(store, monkeyp
     store._swept = True
     digest, _ = store.put([b"still here"])
     assert store.has(digest)
+
+
+def change(path: Path, data: bytes) -> None:
+    path.chmod(0o644)
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("damage", [b"hellp", b"hel", b""])
+def test_a_damaged_object_is_not_read_and_can_be_put_again(store, damage: bytes):
+    digest, _ = store.put([b"hello"])
+    change(store.path_of(digest), damage)
+    later = FolderStore(store.folder)  # as another process sees it
+    with pytest.raises(ObjectDamaged, match=digest.hex()):
+        later.get(digest)
+    assert not later.has(digest)
+    later.put([b"hello"])
+    assert later.file_of(digest).read_bytes() == b"hello"
+
+
+@pytest.mark.parametrize("keep", [0, 5, 31, 33, -1])
+def test_a_damaged_record_is_none_and_is_recorded_again(store, keep: int):
+    store.record("outcome", b"k" * 32, b"first")
+    (path,) = (path for path in (store.folder / "records").rglob("*") if path.is_file())
+    change(path, path.read_bytes()[:keep])
+    assert store.recorded("outcome", b"k" * 32) is None
+    assert store.record("outcome", b"k" * 32, b"again") == b"again"
+    assert store.recorded("outcome", b"k" * 32) == b"again"
+
+
+def test_a_damaged_record_gives_way_to_a_new_one(store):
+    store.record("outcome", b"k" * 32, b"first")
+    (path,) = (path for path in (store.folder / "records").rglob("*") if path.is_file())
+    change(path, b"noise")
+    assert store.record("outcome", b"k" * 32, b"second") == b"second"
+
+
+def test_a_store_may_be_reached_through_a_link(store, tmp_path: Path):
+    digest, _ = store.put([b"hello"])
+    (tmp_path / "link").symlink_to(store.folder)
+    assert FolderStore(tmp_path / "link").file_of(digest).read_bytes() == b"hello"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from pipeline.rootfs import RootfsFacts
@@ -83,3 +84,16 @@ def test_one_file_has_no_order():
         variations=("file-order",),
     )  # fmt: skip
     assert "two entries" in environment_for(run, FULL, FOUR).not_exercised[0].reason
+
+
+@pytest.mark.parametrize(
+    ("name", "variable"),
+    [("time", "LD_PRELOAD"), ("timezone", "TZ"), ("locale", "LC_ALL"), ("home", "HOME")],
+)
+def test_a_step_that_sets_what_a_variation_changes_is_not_called_varied(name: str, variable: str):
+    own = msgspec.structs.replace(run_of(name), environment={variable: "mine"})
+    found = environment_for(own, FULL, FOUR)
+    assert found.exercised == ()
+    assert [(one.variation, one.reason) for one in found.not_exercised] == [
+        (name, f"the step sets {variable} itself")
+    ]
