@@ -190,7 +190,7 @@ BAD = {
         15,
         "not the name of a variable",
     ),
-    "a NUL in a command": (HEAD + STEP.replace('OUT=', '\\u0000'), spec_check.BadValue, 9, "NUL"),
+    "a NUL in a command": (HEAD + STEP.replace("OUT=", "\\u0000"), spec_check.BadValue, 9, "NUL"),
     "a project whose name has an escape": (
         HEAD.replace('name = "hello"', 'name = "\\u001b[2J"'),
         spec_check.BadValue,
