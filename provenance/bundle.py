@@ -40,7 +40,7 @@ from provenance.oci import (
 )
 from provenance.oci_reader import Limits, read_layout
 from provenance.strict import NotReadable, parse_json
-from provenance.ustar import Truncated, tar_chunks, tar_members
+from provenance.ustar import TooLarge, Truncated, tar_chunks, tar_members
 
 STATEMENT: Final = "application/vnd.dev.sigstore.bundle.v0.3+json"
 RECIPE: Final = "application/vnd.rvp.recipe.v1"
@@ -53,6 +53,8 @@ CONTENT_ANNOTATION: Final = "dev.sigstore.bundle.content"
 PREDICATE_ANNOTATION: Final = "dev.sigstore.bundle.predicateType"
 
 MAX_STATEMENT_BYTES: Final = 16 << 20
+MAX_STATEMENTS: Final = 1000
+MAX_STATEMENTS_BYTES: Final = 256 << 20  # of all together: they are held in the memory
 MAX_RECIPE_BYTES: Final = 64 << 20
 
 
@@ -109,6 +111,13 @@ def read_bundle(path: Path, limits: Limits | None = None) -> Bundle:
     for kind in (RECIPE, LOGS, INPUTS):
         if len(found.get(kind, ())) > 1:
             raise NotABundle(f"{len(found[kind])} manifests of type {kind}, one is allowed", place=str(path))
+    total_bytes = sum(layer.size_bytes for one in found.get(STATEMENT, ()) for layer in one.layers)
+    if len(found.get(STATEMENT, ())) > MAX_STATEMENTS or total_bytes > MAX_STATEMENTS_BYTES:
+        raise TooLarge(
+            f"{len(found[STATEMENT])} statements of {total_bytes} bytes; "
+            f"{MAX_STATEMENTS} of {MAX_STATEMENTS_BYTES} bytes are allowed",
+            place=str(path),
+        )
     recipe = found.get(RECIPE, [None])[0]
     for manifest in (*found.get(STATEMENT, ()), *found.get(RECIPE, ())):
         if len(manifest.layers) != 1:

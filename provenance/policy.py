@@ -25,6 +25,7 @@ Example:
 
 from __future__ import annotations
 
+import base64
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -39,6 +40,13 @@ from provenance.strict import MAX_BYTES, line_in_toml, read_file, read_toml
 
 SCHEMA: Final = "rvp/policy/v1"
 LEVELS: Final = ("measured", "reproduced")  # from weak to strong
+SSH_KEYS: Final = (
+    "ssh-ed25519",
+    "ssh-rsa",
+    "ecdsa-sha2-nistp256",
+    "ecdsa-sha2-nistp384",
+    "ecdsa-sha2-nistp521",
+)
 _UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 Level = Literal["measured", "reproduced"]
 
@@ -227,6 +235,11 @@ def parse_policy(data: bytes, *, name: str = "") -> Policy:
         raise refuse("$.product.minimum_release", "minimum_release is negative")
     if product.max_age and duration_s(product.max_age) is None:
         raise refuse("$.product.max_age", f'"{product.max_age}" is not a duration', 'for example "30d"')
+    if not policy.source.repository:
+        raise refuse("$.source.repository", "the repository is empty: a folder in none would be accepted")
+    for key in ("refs", "also"):
+        if "" in getattr(policy.source, key):
+            raise refuse(f"$.source.{key}", f"{key} has an empty entry, which is every source without one")
     for index, recipe in enumerate(policy.source.recipes):
         if not re.fullmatch(r"[0-9a-f]{64}", recipe):
             raise refuse(f"$.source.recipes[{index}]", f'"{recipe}" is not 64 hex digits')
@@ -292,20 +305,49 @@ def _distinct(names: tuple[str, ...], folder: Path, path: Path, table: str) -> t
 
 
 def _ssh_lines(data: bytes, name: str) -> list[str]:
-    lines = [line.strip() for line in data.decode("utf-8", "replace").splitlines()]
+    """Read the lines of a .pub or an allowed_signers file; what restricts a key is obeyed or refused."""
     keys = []
-    for number, line in enumerate(lines, start=1):
-        if not line or line.startswith("#"):
+    for number, line in enumerate(data.decode("utf-8", "replace").splitlines(), start=1):
+        words = line.split()
+        if not words or words[0].startswith("#"):
             continue
-        match = re.search(r"\b((?:ssh|ecdsa|sk-ssh|sk-ecdsa)-[a-z0-9@.-]+) ([A-Za-z0-9+/=]+)", line)
-        if not match:
+        place = f"{name}:{number}"
+        at = next((i for i, word in enumerate(words) if re.match(r"(sk-)?(ssh|ecdsa)-", word)), len(words))
+        if at + 1 >= len(words):
             raise PolicyInvalid(
-                "not an SSH public key", place=f"{name}:{number}", hint="a line is: ssh-ed25519 AAAA… comment"
+                "not an SSH public key", place=place, hint="a line is: ssh-ed25519 AAAA… comment"
             )
-        keys.append(f"{match[1]} {match[2]}")
+        refused = next((word for i, word in enumerate(words[:at]) if not _is_harmless(word, i)), "")
+        if refused:
+            raise PolicyInvalid(
+                f"the option {refused} is not supported: the key would count for more than the line says",
+                place=place,
+                hint='list the key itself, without options other than namespaces="git"',
+            )
+        kind, key = words[at : at + 2]
+        if kind not in SSH_KEYS or not _is_ssh_key(kind, key):
+            raise PolicyInvalid(f"not a key of {', '.join(SSH_KEYS)}: {kind}", place=place)
+        keys.append(f"{kind} {key}")
     if not keys:
         raise PolicyInvalid("no SSH public key in the file", place=name)
     return keys
+
+
+def _is_harmless(word: str, index: int) -> bool:
+    """Tell whether a word before a key takes nothing from it: principals, or the namespace that we use."""
+    spaces = re.fullmatch(r'namespaces="([^"]*)"', word)
+    if spaces:
+        return "git" in spaces[1].split(",")
+    option = r'.*["=]|cert-authority|restrict|verify-required|(no|agent|port|X11)-|pty|user-rc'
+    return index == 0 and not re.match(option, word, flags=re.IGNORECASE)
+
+
+def _is_ssh_key(kind: str, key: str) -> bool:
+    try:
+        data = base64.b64decode(key, validate=True)
+    except ValueError:
+        return False
+    return data[4 : 4 + len(kind)] == kind.encode() and data[:4] == len(kind).to_bytes(4, "big")
 
 
 def duration_s(text: str) -> int | None:

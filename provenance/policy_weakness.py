@@ -20,7 +20,7 @@ from typing import Literal
 
 import msgspec
 
-from provenance.policy import Policy
+from provenance.policy import Policy, TrustPolicy
 from provenance.strict import line_in_toml
 
 
@@ -34,12 +34,13 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
     line: int = 1
 
 
-def weaknesses(policy: Policy, text: str) -> tuple[Finding, ...]:
+def weaknesses(policy: Policy, text: str, trust: TrustPolicy | None = None) -> tuple[Finding, ...]:
     """Find what is weak in a policy that is valid.
 
     Args:
         policy: the parsed file.
         text: the file, for the lines.
+        trust: with its keys at hand, to tell one key in two roles.
     """
     found: list[Finding] = []
 
@@ -89,12 +90,20 @@ def weaknesses(policy: Policy, text: str) -> tuple[Finding, ...]:
             "no minimum_release: a withdrawn release is accepted until max_age has passed",
             "minimum_release = the sequence of the newest release you have accepted",
         )
+    if product.minimum_release == 0:
+        say(
+            "minimum-release-zero",
+            "warning",
+            "$.product.minimum_release",
+            "minimum_release = 0 accepts every release that there ever was",
+            "minimum_release = the sequence of the newest release you have accepted",
+        )
     if not product.series:
         say(
             "no-series",
             "warning",
             "$.product",
-            "no series: a release of any series is accepted",
+            "no series: a release of any series is accepted, and sequences of two series do not compare",
             'series = "stable"',
         )
     if policy.release is None:
@@ -113,6 +122,15 @@ def weaknesses(policy: Policy, text: str) -> tuple[Finding, ...]:
             "one stolen release key is enough to release",
             "two signers and threshold = 2",
         )
+    for name, key in trust.operator_keys.items() if trust else ():
+        if trust and (key in trust.release_keys or any(key in group for group in trust.require_keys)):
+            say(
+                "one-key-two-roles",
+                "warning",
+                "$.release" if key in trust.release_keys else "$.require[0]",
+                f'the key of operator "{name}" also releases or reviews: whoever has it does both',
+                "a key for each role",
+            )
     source = policy.source
     if not source.refs:
         say(

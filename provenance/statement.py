@@ -189,7 +189,7 @@ def _check_subjects(subjects: tuple[ResourceDescriptor, ...], name: str) -> None
         if not subject.digest:
             raise StatementMalformed("the subject has no digest, so it is about nothing", place=place)
         if subject.name and subject.name in seen:
-            raise StatementMalformed(f'the subject "{subject.name}" stands twice', place=place)
+            raise StatementMalformed(f"the subject {subject.name!r} stands twice", place=place)
         seen.add(subject.name)
         for algorithm, value in subject.digest.items():
             digits = _HEX_DIGITS.get(algorithm)

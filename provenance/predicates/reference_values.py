@@ -19,6 +19,7 @@ from provenance.canonical import canonical_json
 from provenance.predicates import type_uri
 from provenance.predicates.core import Core, check_core
 from provenance.predicates.shapes import (
+    PLAIN,
     Moment,
     Name,
     PredicateRefused,
@@ -44,7 +45,7 @@ _RUNS_TO_REPRODUCE: Final = 2
 class Builder(Strict, frozen=True, kw_only=True):
     """Who built: a URI that the operator chose. A policy says which one it expects of whom."""
 
-    id: Annotated[str, Meta(pattern="^[A-Za-z][A-Za-z0-9+.-]*:[^\\s]+$", max_length=2048)]
+    id: Annotated[str, Meta(pattern=f"{PLAIN}[A-Za-z][A-Za-z0-9+.-]*:[^\\s]+$", max_length=2048)]
 
 
 class Measurer(Strict, frozen=True, kw_only=True):

@@ -10,6 +10,7 @@ Example:
 from __future__ import annotations
 
 import datetime as dt
+import math
 import re
 from typing import Annotated, Final
 
@@ -23,14 +24,20 @@ MAX_INTEGER: Final = 2**53 - 1  # RFC 8785, section 3.2.2.3
 # The bounds on length also keep out the newline that "$" lets pass in some regular expressions.
 Sha256 = Annotated[str, Meta(pattern="^[0-9a-f]{64}$", min_length=64, max_length=64)]
 Sha384 = Annotated[str, Meta(pattern="^[0-9a-f]{96}$", min_length=96, max_length=96)]
-# No control characters and no bidirectional overrides: names are shown on terminals.
-PLAIN: Final = "^(?![\\s\\S]*[\\u0000-\\u001f\\u007f-\\u009f\\u202a-\\u202e\\u2066-\\u2069])"
+# No control, bidirectional or invisible characters, no half of a surrogate pair: names are shown.
+PLAIN: Final = (
+    "^(?![\\s\\S]*[\\u0000-\\u001f\\u007f-\\u009f\\u061c\\u200b-\\u200f"
+    "\\u2028-\\u202e\\u2060-\\u206f\\ufeff\\ud800-\\udfff])"
+)
 Name = Annotated[str, Meta(pattern=PLAIN, min_length=1, max_length=256)]
 Text = Annotated[str, Meta(pattern=PLAIN, max_length=4096)]
 Moment = Annotated[
     str,
     Meta(pattern="^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z$", min_length=20, max_length=20),
 ]
+_RFC3339: Final = re.compile(
+    r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,6})?([Zz]|[+-][0-9]{2}:[0-9]{2})"
+)
 Sequence = Annotated[int, Meta(ge=0, le=MAX_INTEGER)]
 
 
@@ -53,7 +60,7 @@ class PredicateRefused(SignatureFailure):
 
 
 class MomentMalformed(UsageError):
-    """A moment is not one: RFC 3339 in UTC with whole seconds, or Unix seconds.
+    """A moment is not one: RFC 3339 with its offset from UTC, or Unix seconds.
 
     Cure: write 2026-01-31T00:00:00Z.
     """
@@ -93,10 +100,10 @@ def is_plain(text: str) -> bool:
 
 
 def parse_moment(text: str) -> int:
-    """Read a moment: RFC 3339 in UTC with whole seconds, or Unix seconds.
+    """Read a moment: RFC 3339 with its offset, or Unix seconds.
 
     Returns:
-        Unix seconds.
+        Unix seconds, rounded down.
 
     Raises:
         MomentMalformed: RVP-6122.
@@ -104,12 +111,12 @@ def parse_moment(text: str) -> int:
     if text.isascii() and text.isdigit() and len(text) <= 12:
         return int(text)
     try:
-        moment = dt.datetime.strptime(text, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=dt.UTC)
+        moment = dt.datetime.fromisoformat(text.upper() if _RFC3339.fullmatch(text) else "")
     except ValueError as error:
         raise MomentMalformed(
             f"{text!r} is not a moment", hint="for example 2026-01-31T00:00:00Z, or Unix seconds"
         ) from error
-    return int(moment.timestamp())
+    return math.floor(moment.timestamp())
 
 
 def format_moment(seconds: int) -> str:

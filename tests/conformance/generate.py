@@ -38,7 +38,7 @@ from provenance.public_key import public_key_of
 from provenance.signers.key_file import KeyFileSigner
 from provenance.sigstore_bundle import read_bundle as read_sigstore
 from provenance.sigstore_bundle import sign_statement
-from provenance.statement import ResourceDescriptor, make_statement
+from provenance.statement import ResourceDescriptor, make_statement, read_statement
 
 HERE = Path(__file__).parent
 SEED = b"rvp conformance"
@@ -206,12 +206,12 @@ def release(by: str, said: Core = CORE, **changes) -> bytes:
     return sign_statement(make_release(replace(predicate, **changes), said), signer(by)).to_json()
 
 
-def other(by: str, kind: str, subjects=CORE.subjects) -> bytes:
+def other(by: str, kind: str, subjects=CORE.subjects, *, result: str = "PASSED") -> bytes:
     listed = [
         ResourceDescriptor(name=one.name, digest={"sha256": one.digest.sha256, "sha384": one.digest.sha384})
         for one in subjects
     ]
-    return sign_statement(make_statement(listed, kind, {"result": "PASSED"}), signer(by)).to_json()
+    return sign_statement(make_statement(listed, kind, {"result": result}), signer(by)).to_json()
 
 
 RELEASES = (release("release-a"), release("release-b"))
@@ -497,6 +497,17 @@ def generate() -> None:
         "replaced-spec_fail", bundle(*both, recipe=swapped), failing=("recipe",), exit_code=13,
         what="the spec is not the one that the recipe names",
     )  # fmt: skip
+    for name, key, value, what in (
+        ("other-tree_fail", "sources", {"app": "cd" * 32}, "the recipe has another tree than the operators say was built"),
+        ("other-project_fail", "project", "other", "the recipe is of another product than the values"),
+    ):  # fmt: skip
+        swapped = RECIPE | {"recipe.json": canonical_json(json.loads(RECIPE["recipe.json"]) | {key: value})}
+        made = core(recipe=swapped)
+        released = (release("release-a", made), release("release-b", made))
+        case(
+            name, bundle(values("acme", made), values("auditor", made), releases=released, recipe=swapped),
+            failing=("recipe",), exit_code=13, what=what,
+        )  # fmt: skip
     evil = recipe_files("evil")
     built = core(recipe=evil)
     released = (release("release-a", built), release("release-b", built))
@@ -541,6 +552,11 @@ def generate() -> None:
         "measured-accepted", measured, policy_text=accepts, warnings=("source-repository", "source-ref"),
         what="both only measured, and the policy accepts it",
     )  # fmt: skip
+    asks = policy(("n = 2", 'n = 2\nlevel = "measured"'))
+    case(
+        "measured-unsigned", measured, policy_text=asks, warnings=("source-repository", "source-ref", "source-signature"),
+        what="a policy that accepts measured values and asks for a signed revision: told that there is none",
+    )  # fmt: skip
     case(
         "unreleased_fail",
         bundle(*both, releases=()),
@@ -556,6 +572,18 @@ def generate() -> None:
     case(
         "releases-apart_fail", bundle(*both, releases=apart), failing=("release",), exit_code=13,
         what="two signers released different sequence numbers",
+    )  # fmt: skip
+    strange = ResourceDescriptor(name="enclave.so", digest={"sha256": "00" * 32, "sha384": "00" * 48})
+    elsewhere = tuple(
+        sign_statement(make_statement((strange,), one.predicate_type, one.predicate), signer(by)).to_json()
+        for by, one in (
+            (by, read_statement(read_sigstore(data).envelope.payload))
+            for by, data in zip(("release-a", "release-b"), RELEASES, strict=True)
+        )
+    )
+    case(
+        "release-about-other_fail", bundle(*both, releases=elsewhere), failing=("release",), exit_code=13,
+        what="the release names the core and is about another artifact",
     )  # fmt: skip
     case(
         "operator-releases_fail", bundle(*both, releases=(RELEASES[0], release("acme"))), failing=("release",),
@@ -599,6 +627,11 @@ def generate() -> None:
     case(
         "required-missing_fail", good, policy_text=policy(more=REQUIRE), failing=("require",), exit_code=13,
         what="the required review is missing",
+    )  # fmt: skip
+    failed = bundle(*both, other("reviewer", review, result="FAILED"))
+    case(
+        "required-says-no_fail", failed, policy_text=policy(more=REQUIRE), failing=("require",), exit_code=13,
+        what="the required test result is there, and says that it failed",
     )  # fmt: skip
     strange = (ArtifactSubject(name="x", digest=ArtifactDigest(sha256="00" * 32, sha384="00" * 48)),)
     case(

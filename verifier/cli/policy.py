@@ -226,7 +226,7 @@ Exit code 13 when something in it lets somebody through who should not be; warni
 def check(settings: Settings, path: Path, output_format: str) -> int:
     """Find what is weak in POLICY."""
     trust = load_policy(path)
-    found = weaknesses(trust.policy, read_file(path).decode())
+    found = weaknesses(trust.policy, read_file(path).decode(), trust)
     errors = sum(finding.severity == "error" for finding in found)
     if output_format == "json":
         settings.out_json(PolicyCheck(policy=Sha256(sha256=trust.digest.hex()), findings=found))

@@ -8,8 +8,9 @@ from pathlib import Path
 import click
 
 from provenance.bundle import read_bundle
-from provenance.digest import hash_file
+from provenance.digest import chunks_of, hash_stream
 from provenance.errors import SignatureFailure
+from provenance.oci import open_regular
 from provenance.policy import load_policy
 from provenance.predicates.shapes import parse_moment
 from provenance.strict import NotReadable
@@ -58,7 +59,8 @@ def verify(
 
 def _artifact(path: Path) -> Artifact:
     try:
-        digests, _ = hash_file(path)
+        with open_regular(path) as stream:
+            digests, _ = hash_stream(chunks_of(stream))
     except OSError as error:
         raise NotReadable(f"cannot read the file: {error.strerror}", place=str(path)) from error
     return Artifact(name=path.name, sha256=digests.sha256.hex(), sha384=digests.sha384.hex())

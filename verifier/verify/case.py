@@ -122,7 +122,7 @@ def _release(said: Said, trust: TrustPolicy, agreed: tuple[Values, ...]) -> Rele
     signers: dict[bytes, set[bytes]] = {}
     found: dict[bytes, Release] = {}
     for one in said.releases:
-        if one.predicate.core_digest.sha256 != agreed[0].core_digest:
+        if not one.releases(agreed[0].predicate.core, agreed[0].core_digest):
             continue
         form = canonical_json(one.predicate)
         found[form] = one.predicate

@@ -72,7 +72,9 @@ def read_tag(data: bytes) -> GitObject:
     cut = data.find(_BEGIN)
     payload, signature = (data, b"") if cut < 0 else (data[:cut], data[cut:])
     head = payload.partition(b"\n\n")[0].decode("utf-8", "replace")
-    fields = dict(line.split(" ", 1) for line in head.split("\n") if " " in line)
+    lines = [line.partition(" ") for line in head.split("\n")]
+    is_commit_tag = [line[0] for line in lines[:3]] == ["object", "type", "tag"] and lines[1][2] == "commit"
+    fields = {key: value for key, _, value in lines[:3]} if is_commit_tag else {}
     return GitObject(
         kind="tag",
         payload=payload,

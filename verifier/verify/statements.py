@@ -7,6 +7,8 @@ signed by it is a forgery and is told.
 
 from __future__ import annotations
 
+from typing import Final
+
 import msgspec
 
 from provenance.bundle import Bundle
@@ -15,10 +17,18 @@ from provenance.digest import sha256
 from provenance.errors import RvpError
 from provenance.policy import TrustPolicy
 from provenance.predicates import read_predicate
+from provenance.predicates.core import Core
 from provenance.predicates.reference_values import ReferenceValues
 from provenance.predicates.release import Release
 from provenance.public_key import PublicKey
 from provenance.sigstore_bundle import VerifiedStatement, read_bundle, verify_envelope
+from provenance.statement import Statement
+
+# Types that say yes or no: the field, and what counts as yes. Of all others only the presence counts.
+_RESULTS: Final[dict[str, tuple[str, tuple[str, ...]]]] = {
+    "https://in-toto.io/attestation/test-result/v0.1": ("result", ("PASSED", "WARNED")),
+    "https://slsa.dev/verification_summary/v1": ("verificationResult", ("PASSED",)),
+}
 
 
 class Values(msgspec.Struct, frozen=True, kw_only=True):
@@ -36,18 +46,31 @@ class Values(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Released(msgspec.Struct, frozen=True, kw_only=True):
-    """A release by one of the release signers."""
+    """A release by one of the release signers, and the artifacts (name, SHA-256) that it is about."""
 
     key: PublicKey
     predicate: Release
+    subjects: frozenset[tuple[str, str]]
+
+    def releases(self, core: Core, digest: str) -> bool:
+        """Tell whether it releases exactly this core: its digest, its product, its artifacts."""
+        return (
+            self.predicate.core_digest.sha256 == digest
+            and self.predicate.product == core.product
+            and self.subjects == {(one.name, one.digest.sha256) for one in core.subjects}
+        )
 
 
 class Required(msgspec.Struct, frozen=True, kw_only=True):
-    """A statement of the type that a `[[require]]` asks for, by one of its signers."""
+    """A statement of the type that a `[[require]]` asks for, by one of its signers.
+
+    `is_negative`: its type has a result, and the result is not that it passed.
+    """
 
     index: int
     key: PublicKey
     subjects: frozenset[str]
+    is_negative: bool = False
 
 
 class Said(msgspec.Struct, frozen=True, kw_only=True):
@@ -118,7 +141,8 @@ def hear(bundle: Bundle, trust: TrustPolicy) -> Said:
                 core = canonical_json(predicate.core)
                 values.append(Values(operator=operator, key=verified.key, predicate=predicate, core=core))
             case Release() if verified.key in trust.release_keys:
-                releases.append(Released(key=verified.key, predicate=predicate))
+                subjects = frozenset((one.name, one.digest["sha256"]) for one in verified.statement.subjects)
+                releases.append(Released(key=verified.key, predicate=predicate, subjects=subjects))
             case None:
                 unknown.append(verified.statement.predicate_type)
             case _:
@@ -141,6 +165,11 @@ def _known_keys(trust: TrustPolicy) -> tuple[PublicKey, ...]:
     return tuple({key.fingerprint: key for key in keys}.values())
 
 
+def _is_negative(statement: Statement) -> bool:
+    field, good = _RESULTS.get(statement.predicate_type, ("", ()))
+    return bool(field) and statement.predicate.get(field) not in good
+
+
 def _required(verified: VerifiedStatement, trust: TrustPolicy) -> list[Required]:
     statement = verified.statement
     return [
@@ -148,6 +177,7 @@ def _required(verified: VerifiedStatement, trust: TrustPolicy) -> list[Required]
             index=index,
             key=verified.key,
             subjects=frozenset(subject.digest.get("sha256", "") for subject in statement.subjects),
+            is_negative=_is_negative(statement),
         )
         for index, require in enumerate(trust.policy.require)
         if require.predicate_type == statement.predicate_type and verified.key in trust.require_keys[index]

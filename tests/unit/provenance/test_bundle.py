@@ -145,3 +145,16 @@ def test_text_that_is_not_unicode_is_refused_not_a_crash() -> None:
     payload = base64.b64encode(b'{"predicateType": "urn:\\ud800"}').decode()
     with pytest.raises(NotABundle):
         lay_out(Bundle(statements=(json.dumps({"dsseEnvelope": {"payload": payload}}).encode(),)))
+
+
+def test_more_statements_than_anybody_makes_are_refused_before_they_are_read(
+    tmp_path: Path, monkeypatch
+) -> None:
+    from provenance import bundle
+    from provenance.ustar import TooLarge
+
+    blob = blob_of(b"x" * 100, bundle.STATEMENT)
+    write_layout(tmp_path / "b", layout_of([Manifest(artifact_type=bundle.STATEMENT, layers=(blob,))]))
+    monkeypatch.setattr(bundle, "MAX_STATEMENTS_BYTES", 99)
+    with pytest.raises(TooLarge, match="1 statements of 100 bytes"):
+        bundle.read_bundle(tmp_path / "b")

@@ -190,3 +190,61 @@ def test_durations() -> None:
     assert [duration_s(t) for t in ("90s", "5m", "2h", "30d", "1w", "1y", "-1d", "")] == [
         90, 300, 7200, 2592000, 604800, None, None, None,
     ]  # fmt: skip
+
+
+KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        f"cert-authority {KEY}",
+        f"* cert-authority {KEY}",
+        f'a@example.org namespaces="file" {KEY}',
+        f'a@example.org valid-before="20200101" {KEY}',
+        f'namespaces="file",valid-after="20200101" {KEY}',
+        f"restrict {KEY}",
+        KEY.replace("ssh-ed25519", "sk-ssh-ed25519@openssh.com"),
+        KEY.replace("ssh-ed25519", "ssh-ed25519-cert-v01@openssh.com"),
+        KEY.replace("ssh-ed25519", "ssh-rsa"),
+        "ssh-ed25519",
+        "ssh-ed25519 ????",
+    ],
+)
+def test_an_ssh_key_that_counts_for_less_than_a_signer_is_refused(folder: Path, line: str) -> None:
+    (folder / "maintainers.pub").write_text(f"{line}\n")
+    with pytest.raises(PolicyInvalid):
+        load_policy(folder / "policy.toml")
+
+
+@pytest.mark.parametrize(
+    "line", [KEY, f"{KEY} anna", f"anna@example.org {KEY}", f'* namespaces="file,git" {KEY}']
+)
+def test_pub_files_and_allowed_signers_are_read(folder: Path, line: str) -> None:
+    (folder / "maintainers.pub").write_text(f"{line}\n")
+    assert load_policy(folder / "policy.toml").source_signers == (KEY,)
+
+
+def test_a_key_in_two_roles_is_weak(folder: Path) -> None:
+    trust = load_policy(folder / "policy.toml")
+    ids = {finding.id for finding in weaknesses(trust.policy, STRONG, trust)}
+    assert "one-key-two-roles" in ids  # the auditor rebuilds and reviews
+    (folder / "policy.toml").write_text(
+        STRONG.replace('signed_by = ["auditor.pub"]', 'signed_by = ["reviewer.pub"]')
+    )
+    make_key(folder / "reviewer", KeyType.P256)
+    trust = load_policy(folder / "policy.toml")
+    assert weaknesses(trust.policy, STRONG, trust) == ()
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('"https://example.org/keyservice.git"', '""'),
+        ('["refs/tags/v*"]', '["refs/tags/v*", ""]'),
+        ('["refs/tags/v*"]', '["refs/tags/v*"]\nalso = [""]'),
+    ],
+)
+def test_an_empty_source_would_accept_a_folder_in_no_repository(old: str, new: str) -> None:
+    with pytest.raises(PolicyInvalid, match="empty"):
+        parse_policy(changed(old, new))

@@ -114,3 +114,12 @@ def test_spec_and_lock_are_found_in_the_commit_where_git_put_them(clone: Path, p
     assert "commit object" in uncommitted(meant, files, {})
     only_commit = {title: data for title, data in objects.items() if "tree" not in title}
     assert "tree object" in uncommitted(meant, files, only_commit)
+
+
+def test_only_the_tag_of_a_commit_is_read_as_one() -> None:
+    head = b"object " + b"c" * 40 + b"\ntype %b\ntag v1\ntagger M <m@example.org> 1 +0000\n\nv1\n"
+    assert read_tag(head % b"commit").target == "c" * 40
+    assert read_tag(head % b"tag").target == ""  # a tag of a tag
+    later = b"type commit\n" + (head % b"commit")
+    assert read_tag(later).target == ""
+    assert read_tag(b"tree x\nobject y\ntag v1\n\n").name == ""

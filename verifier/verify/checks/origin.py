@@ -60,6 +60,9 @@ def source_signature(case: Case) -> Check:
     """A maintainer signed the revision."""
     if case.trust is None or case.looked_at is None:
         return not_reached("source-signature")
+    measured = _without_source("source-signature", case.trust, case.looked_at)
+    if measured and case.trust.policy.source.signed_by:
+        return measured
     return check_signature(
         case.trust.policy.source, case.trust.source_signers, case.looked_at.sources, case.objects
     )
@@ -71,7 +74,7 @@ def recipe(case: Case) -> Check:
         return not_reached("recipe")
     digest = case.looked_at.recipe_digest
     signed = digest.sha256 if digest else ""
-    accepted = case.trust.policy.source.recipes
+    accepted, product_name = case.trust.policy.source.recipes, case.trust.policy.product.name
     if accepted and signed not in accepted:
         return say(
             "recipe",
@@ -86,7 +89,9 @@ def recipe(case: Case) -> Check:
     try:
         files = unpack_files(case.bundle.recipe)
         core = files.get("recipe.json", b"")
-        wrong = _recipe_parts(files, parse_json(core or b"{}", name="recipe.json"))
+        wrong = _recipe_parts(
+            files, parse_json(core or b"{}", name="recipe.json"), case.looked_at, product_name
+        )
     except RvpError as error:
         return say("recipe", "failed", str(error), expected="a whole recipe")
     got = sha256(core).hex()
@@ -112,10 +117,14 @@ def recipe_committed(case: Case) -> Check:
     return check_committed(case.trust.policy.source, case.looked_at.sources, files, case.objects)
 
 
-def _recipe_parts(files: dict[str, bytes], core: object) -> str:
-    """Compare the spec, the lock and the pinned files with the digests in the recipe's core."""
+def _recipe_parts(files: dict[str, bytes], core: object, said: Core, product_name: str) -> str:
+    """Compare the recipe's core with the files beside it, and with what the operators say was built."""
     if not isinstance(core, dict):
         return "recipe.json is not an object"
+    if said.product == product_name != core.get("project"):
+        return f"the recipe is of {core.get('project')!r}, not of {product_name!r}"
+    if core.get("sources") != {source.name: source.tree_digest.sha256 for source in said.sources}:
+        return "the recipe has other sources than the agreed statements"
     pinned = core.get("files")
     named = {"rvp.toml": core.get("spec"), "rvp.lock": core.get("lock")}
     if isinstance(pinned, dict):

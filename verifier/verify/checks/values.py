@@ -20,8 +20,8 @@ def artifacts(case: Case) -> Check:
     names = {subject.name: subject for subject in case.core.subjects}
     passed, wrong, expected = [], [], []
     for one in case.artifacts:
-        subject = known.get(one.sha256)
-        if subject and subject.digest.sha384 == one.sha384:
+        subject = names.get(one.name, known.get(one.sha256))
+        if subject and (subject.digest.sha256, subject.digest.sha384) == (one.sha256, one.sha384):
             passed.append(f"{one.name} is {subject.name}, sha256:{one.sha256}")
             continue
         wrong.append(f"sha256:{one.sha256}  {one.name}")
@@ -77,10 +77,12 @@ def require(case: Case) -> Check:
         signers = {
             found.key.fingerprint
             for found in case.said.required
-            if found.index == index and needed <= found.subjects
+            if found.index == index and needed <= found.subjects and not found.is_negative
         }
         if len(signers) < one.threshold:
-            missing.append(f"{one.predicate_type}: {len(signers)} of {one.threshold}")
+            negative = sum(found.index == index and found.is_negative for found in case.said.required)
+            told = f"; {negative} say that it did not pass" if negative else ""
+            missing.append(f"{one.predicate_type}: {len(signers)} of {one.threshold}{told}")
     return say(
         "require",
         "failed" if missing else "passed",
