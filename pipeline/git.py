@@ -54,7 +54,8 @@ _TIMEOUT_S: Final = 3600.0
 class GitFailed(EnvironmentFailure):
     """Git is not installed, or a git command failed: no network, no permission, a broken repository.
 
-    Cure: the message has git's own words; run the command by hand to see more.
+    Cure: the message has git's own words; run the command by hand to see more. `rvp rebuild --source` takes a
+    mirror or a clone of the repository.
     """
 
     code = "RVP-1320"

@@ -19,11 +19,13 @@ from pipeline.recipe import read as read_recipe
 from pipeline.sources import load_tree
 from pipeline.store import FolderStore, Store
 from provenance.bundle import Bundle, pack_folder, peek_statement, title_of
+from provenance.canonical import canonical_json
+from provenance.digest import sha256
 from provenance.errors import EnvironmentFailure, PolicyFailure, UsageError
 from provenance.oci import TITLE, Blob, blob_of
 from provenance.predicates.core import Source
 from provenance.predicates.shapes import Sha256Digest
-from provenance.predicates.type_uri import REFERENCE_VALUES
+from provenance.predicates.type_uri import REFERENCE_VALUES, RELEASE
 from provenance.sigstore_bundle import MAX_BUNDLE_BYTES, SUFFIX
 from provenance.strict import read_file
 from verifier.verify.source import GitFailed, read_git_objects
@@ -50,7 +52,7 @@ class NothingSigned(UsageError):
 
 
 class StatementOther(UsageError):
-    """A signed statement is about another recipe than the one that is to be published with it.
+    """A signed statement is about another recipe or other values than those that are published with it.
 
     Cure: sign the last build again, and remove the statements of earlier ones.
     """
@@ -103,6 +105,7 @@ def gather(
     signed = {path: read_file(path, limit_bytes=MAX_BUNDLE_BYTES) for path in paths}
     for path, data in signed.items():
         _check_recipe(path, data, recipe)
+    _check_releases(signed)
     return Bundle(
         statements=tuple(signed.values()),
         logs=tuple(_logs(build / LOGS_FOLDER)),
@@ -131,6 +134,31 @@ def _check_recipe(path: Path, data: bytes, recipe: Recipe) -> None:
             place=str(path),
             hint="sign the last build again, and remove the statements of earlier ones",
         )
+
+
+def _check_releases(signed: dict[Path, bytes]) -> None:
+    """Refuse a release of other values than those that go into the bundle: one that an earlier build left."""
+    peeked = {path: peek_statement(data) for path, data in signed.items()}
+    cores = {
+        sha256(canonical_json(core)).hex()
+        for statement in peeked.values()
+        if statement.get("predicateType") == REFERENCE_VALUES
+        and isinstance(predicate := statement.get("predicate"), dict)
+        and isinstance(core := predicate.get("core"), dict)
+    }
+    for path, statement in peeked.items():
+        if not cores or statement.get("predicateType") != RELEASE:
+            continue
+        try:
+            named = statement["predicate"]["coreDigest"]["sha256"]
+        except (KeyError, TypeError):
+            continue  # malformed; the verifier reads it strictly
+        if named not in cores:
+            raise StatementOther(
+                f"it releases the core\n  {named}\nand none of the signed values has it",
+                place=str(path),
+                hint="remove the release of an earlier build; `rvp release` signs one of these values",
+            )
 
 
 def _logs(folder: Path) -> Iterator[Blob]:

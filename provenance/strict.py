@@ -283,6 +283,14 @@ def _explained(
         return UnknownKey(
             f"unknown key {_shown(unknown[1])}{proposal}", place=place, hint="`rvp schema` prints the keys"
         )
+    if path == "$.schema" and (other := re.fullmatch(r"Invalid enum value '(.*)'", message, flags=re.DOTALL)):
+        known = (
+            str(getattr(type_, "__annotations__", {}).get("schema", "")).partition('"')[2].partition('"')[0]
+        )
+        expected = f", not of {known}" if known else ", which is not read here"
+        return WrongType(
+            f"it is a document of {_shown(other[1])}{expected}", place=place, hint="name another file"
+        )
     return WrongType(message[:1].lower() + message[1:], place=place)
 
 

@@ -11,8 +11,8 @@ import click
 import msgspec
 
 from pipeline.report.progress import MODES, progress
-from provenance.strict import NotReadable
-from verifier.cli.terminal import Settings, format_option, styled
+from provenance.strict import NotReadable, read_file
+from verifier.cli.terminal import Settings, format_option, styled, write_file
 
 if TYPE_CHECKING:
     from pipeline.agreement import Disagreement
@@ -89,11 +89,8 @@ def rebuild(
     from provenance.policy import load_policy
 
     output = output.absolute()
-    if os.path.lexists(output) and (not output.is_dir() or any(output.iterdir())):
-        raise NotReadable(
-            "the folder to build in is not empty", place=str(output), hint="name a new one: -o DIR"
-        )
     found = read_bundle(bundle)
+    _begin(output, found)
     trust = load_policy(policy_path) if policy_path else None
     if trust is None:
         settings.warn(
@@ -124,6 +121,20 @@ def rebuild(
     if not cores:
         by = " by an operator of the policy" if trust else ""
         raise NothingStated(f"the bundle states no values{by}", place=str(bundle))
+
+
+def _begin(output: Path, found: Bundle) -> None:
+    """Take a new folder, or one where a rebuild of the same bundle began: it goes on from what was finished."""
+    mark = output / ".rvp" / "rebuild-of"
+    begun = mark.is_file() and read_file(mark, limit_bytes=1 << 10).decode("ascii", "replace").strip()
+    if begun == found.digest.hex():
+        return
+    if os.path.lexists(output) and (not output.is_dir() or any(output.iterdir())):
+        raise NotReadable(
+            "the folder to build in is not empty", place=str(output), hint="name a new one: -o DIR"
+        )
+    mark.parent.mkdir(parents=True, exist_ok=True)
+    write_file(mark, f"{found.digest.hex()}\n".encode())
 
 
 def _verdict(cores: int, differences: tuple[Disagreement, ...], *, judged: bool) -> str:
@@ -157,6 +168,9 @@ def _load(
     cache = store.folder / "git"
     if trust is not None:
         _check_source(found, trust, recipe, repository, cache)
+    for file in recipe.files:  # of a rebuild that was interrupted; a link would lead elsewhere
+        if (output / file.path).is_file() and not (output / file.path).is_symlink():
+            (output / file.path).unlink()
     for blob in found.inputs:
         store.put(blob.chunks())  # found again by their digests
     project = load_recipe(

@@ -135,7 +135,11 @@ def read_signer(data: bytes, *, passphrase: Passphrase = no_passphrase, name: st
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
     if b"-----BEGIN PUBLIC KEY-----" in data and b"PRIVATE KEY-----" not in data:
-        raise KeyNotReadable("this is a public key; signing needs the private one", place=name)
+        raise KeyNotReadable(
+            "this is a public key; signing needs the private one",
+            place=name,
+            hint="`rvp key new PATH` wrote two files: PATH is the private one, PATH.pub the public one",
+        )
     if data.count(b"PRIVATE KEY-----") != 2:
         raise KeyNotReadable('expected exactly one PEM block "PRIVATE KEY"', place=name)
     encrypted = b"-----BEGIN ENCRYPTED PRIVATE KEY-----" in data or b"Proc-Type: 4,ENCRYPTED" in data

@@ -256,6 +256,12 @@ def test_a_folder_that_cannot_be_written_is_the_machines_fault_not_a_bug(tmp_pat
     assert "no/such/folder/key" in done.stderr
 
 
+def test_a_file_of_another_kind_is_called_by_its_name(room: Path) -> None:
+    (room / "spec.toml").write_text('schema = "rvp/spec/v1"\n')
+    done = run("policy", "check", "spec.toml", folder=room)
+    assert 'it is a document of "rvp/spec/v1", not of rvp/policy/v1' in done.stderr
+
+
 @pytest.mark.parametrize("arguments", [["plan"], ["build"], ["lock"]])
 def test_a_place_is_told_as_it_is_typed(arguments: list[str], tmp_path: Path) -> None:
     done = run(*arguments, folder=tmp_path)

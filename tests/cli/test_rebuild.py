@@ -208,6 +208,14 @@ def test_a_folder_that_is_in_use_is_left_alone(world):
     assert "not empty" in err
 
 
+def test_the_same_command_goes_on_where_it_ended(world):
+    bundle = world.bundle(world.statement())
+    assert world.rebuild(bundle)[0] == 0
+    code, out, _ = world.rebuild(bundle)
+    assert code == 0
+    assert "cached" in out
+
+
 def test_json_has_the_build_and_the_differences(world):
     code, out, _ = world.rebuild(world.bundle(world.statement()), "--format", "json")
     document = json.loads(out)

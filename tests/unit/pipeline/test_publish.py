@@ -21,16 +21,21 @@ from pipeline.sources import load_tree
 from pipeline.store import FolderStore
 from pipeline.tree import read_folder
 from provenance.bundle import pack_folder, title_of
-from provenance.predicates.type_uri import REFERENCE_VALUES
+from provenance.canonical import canonical_json
+from provenance.digest import sha256
+from provenance.predicates.type_uri import REFERENCE_VALUES, RELEASE
 
 SPEC = b'schema = "rvp/spec/v1"\n[project]\nname = "hello"\nversion = "1"\n[source.app]\npath = "src"\n'
 
 
 def statement(recipe: str, kind: str = REFERENCE_VALUES) -> bytes:
+    return envelope(kind, {"core": {"recipeDigest": {"sha256": recipe}}})
+
+
+def envelope(kind: str, predicate: dict) -> bytes:
     import base64
 
-    inner = {"predicateType": kind, "predicate": {"core": {"recipeDigest": {"sha256": recipe}}}}
-    payload = base64.b64encode(json.dumps(inner).encode()).decode()
+    payload = base64.b64encode(json.dumps({"predicateType": kind, "predicate": predicate}).encode()).decode()
     return json.dumps({"dsseEnvelope": {"payload": payload}}).encode()
 
 
@@ -112,6 +117,19 @@ def test_a_statement_of_an_earlier_build_is_refused(tmp_path: Path) -> None:
     room = Room(tmp_path)
     (room.statements / "old.sigstore.json").write_bytes(statement("0" * 64))
     with pytest.raises(StatementOther):
+        room.gather()
+
+
+def test_a_release_of_other_values_is_refused(tmp_path: Path) -> None:
+    room = Room(tmp_path)
+    core = {"recipeDigest": {"sha256": room.recipe.digest.hex()}}
+    release = {"coreDigest": {"sha256": sha256(canonical_json(core)).hex()}}
+    (room.statements / "release.sigstore.json").write_bytes(envelope(RELEASE, release))
+    assert len(room.gather().statements) == 2
+    (room.statements / "old.sigstore.json").write_bytes(
+        envelope(RELEASE, {"coreDigest": {"sha256": "0" * 64}})
+    )
+    with pytest.raises(StatementOther, match="releases the core"):
         room.gather()
 
 
