@@ -284,10 +284,9 @@ def _explained(
             f"unknown key {_shown(unknown[1])}{proposal}", place=place, hint="`rvp schema` prints the keys"
         )
     if path == "$.schema" and (other := re.fullmatch(r"Invalid enum value '(.*)'", message, flags=re.DOTALL)):
-        known = (
-            str(getattr(type_, "__annotations__", {}).get("schema", "")).partition('"')[2].partition('"')[0]
-        )
-        expected = f", not of {known}" if known else ", which is not read here"
+        named = str(getattr(type_, "__annotations__", {}).get("schema", ""))
+        known = re.search(r"rvp/[\w-]+/v\d+", named)
+        expected = f", not of {known[0]}" if known else ", which is not read here"
         return WrongType(
             f"it is a document of {_shown(other[1])}{expected}", place=place, hint="name another file"
         )

@@ -124,7 +124,7 @@ def rebuild(
 
 
 def _begin(output: Path, found: Bundle) -> None:
-    """Take a new folder, or one where a rebuild of the same bundle began: it goes on from what was finished."""
+    """Take a new folder, or one where a rebuild of the same bundle began: that goes on."""
     mark = output / ".rvp" / "rebuild-of"
     begun = mark.is_file() and read_file(mark, limit_bytes=1 << 10).decode("ascii", "replace").strip()
     if begun == found.digest.hex():
