@@ -250,3 +250,12 @@ def test_last_lines_of_a_failed_step_are_shown_not_obeyed(rvp, tmp_path, monkeyp
     assert code == 5
     assert "\\x1b[2J\\x1b]52;c;aGk=\\x07\\r" in err
     assert not any(escape in err for escape in ESCAPES)
+
+
+def test_an_input_that_no_step_gives_is_exit_3(rvp, tmp_path):
+    more = '[[pack]]\nid = "p"\nkind = "oci"\noutput = "i.tar"\nfiles = { "/x" = "step.one:gone" }\n'
+    write_project(tmp_path, ONE, more)
+    code, _, err = rvp("build")
+    assert code == 3
+    assert 'pack.p takes "step.one:gone", but step.one has no "gone"' in err
+    assert "error[RVP-2204]" in err

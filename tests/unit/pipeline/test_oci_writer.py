@@ -214,7 +214,7 @@ def test_a_file_that_changes_meanwhile_leaves_nothing(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
-def test_two_gibibytes_are_streamed(tmp_path: Path) -> None:
+def test_a_large_layer_is_streamed(tmp_path: Path) -> None:
     """A hole of 300 MiB (a test of 2 GiB runs in the bench) costs no memory."""
     import resource
 
