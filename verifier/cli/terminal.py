@@ -76,7 +76,7 @@ def styled(status: str, text: str | None = None) -> str:
     word = text if text is not None else f"{GLYPHS.get(status, '·')} {status}"
     if os.environ.get("NO_COLOR"):
         return word
-    return click.style(word, fg=_COLOURS.get(status), bold=status == "failed")
+    return click.style(word, fg=_COLOURS.get(status), bold=True if status == "failed" else None)
 
 
 def format_option(*formats: str) -> Callable[[Decorated], Decorated]:

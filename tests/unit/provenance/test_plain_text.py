@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from provenance.errors import UsageError
 from provenance.plain_text import one_line, plain, plain_but_coloured, plain_json
-from verifier.cli.terminal import Settings, print_error, styled
+from verifier.cli.terminal import GLYPHS, Settings, print_error, styled
 
 HOSTILE = "a\x1b[2Jb\u202ec\u200bd\x9b1me\u2028f\ud800g\x7f"
 
@@ -22,7 +22,8 @@ def test_nothing_that_is_not_printable_is_left(text: str) -> None:
 
 def test_our_own_colours_stay_and_others_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NO_COLOR", raising=False)
-    assert plain_but_coloured(styled("failed")) == styled("failed")
+    for status in GLYPHS:
+        assert plain_but_coloured(styled(status)) == styled(status)
     assert "\x1b" not in plain_but_coloured("\x1b[8mhidden\x1b]0;title\x07")
 
 
