@@ -292,7 +292,7 @@ def load_policy(path: Path) -> TrustPolicy:
         source_signers=tuple(
             line
             for name in policy.source.signed_by
-            for line in _ssh_lines(read_file(folder / name, limit_bytes=1 << 20), str(folder / name))
+            for line in read_ssh_keys(read_file(folder / name, limit_bytes=1 << 20), str(folder / name))
         ),
     )
 
@@ -304,8 +304,12 @@ def _distinct(names: tuple[str, ...], folder: Path, path: Path, table: str) -> t
     return keys
 
 
-def _ssh_lines(data: bytes, name: str) -> list[str]:
-    """Read the lines of a .pub or an allowed_signers file; what restricts a key is obeyed or refused."""
+def read_ssh_keys(data: bytes, name: str) -> list[str]:
+    """Read the keys of a .pub or an allowed_signers file: type and base64; what restricts a key is refused.
+
+    Raises:
+        PolicyInvalid: RVP-6301.
+    """
     keys = []
     for number, line in enumerate(data.decode("utf-8", "replace").splitlines(), start=1):
         words = line.split()

@@ -136,3 +136,93 @@ def test_the_json_of_a_verdict_is_what_its_schema_says(case: str) -> None:
     document = json.loads(done.stdout)
     jsonschema.validate(document, json.loads(rvp("schema", "verification").stdout))
     assert document["at"] == "2026-03-01T00:00:00Z"
+
+
+def lines_of(*arguments: object) -> list[str]:
+    done = rvp(*arguments)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+def test_show_prints_what_operators_agree_on_once() -> None:
+    lines = lines_of("show", CASES / "two-of-two" / "bundle.tar")
+    assert sum("mrenclave" in line for line in lines) == 1
+    assert sum(line.strip().startswith("by ") for line in lines) == 2
+    assert "           said by 2, unverified:" in lines
+    assert sum("mrenclave" in line for line in lines_of("show", CASES / "dissent" / "bundle.tar")) == 2
+
+
+def test_show_counts_inputs_and_lists_them_on_demand(tmp_path: Path) -> None:
+    from provenance.bundle import Bundle, write_bundle
+    from provenance.oci import blob_of
+
+    blobs = [blob_of(bytes([number]) * 1024, "", title=f"object/{number:064x}") for number in range(130)]
+    write_bundle(tmp_path / "b.tar", Bundle(inputs=(*blobs, blob_of(b"c", "", title="git/app/commit"))))
+    lines = lines_of("show", tmp_path / "b.tar")
+    assert [line for line in lines if line.startswith("input")] == [
+        "input      git/app/commit  1 byte",
+        "inputs     130 files of sources and packages, 130.0 KiB (rvp -v show lists them)",
+    ]
+    assert sum(line.startswith("input ") for line in lines_of("-v", "show", tmp_path / "b.tar")) == 131
+
+
+EXAMPLE = ROOT / "examples" / "keyservice"
+
+
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [
+        (EXAMPLE / "keyservice.sig", "mrsigner"),
+        (EXAMPLE / "keyservice.pub", "mrsigner"),
+        (EXAMPLE / "rvp.toml", "keyservice"),
+        (EXAMPLE / "rvp.lock", "rvp/lock/v1"),
+        (EXAMPLE / "enclave.toml", "isvsvn"),
+        (CASES / "two-of-two" / "policy.toml", "quorum     2 of 2"),
+        (KEYS / "acme.pub", "p256"),
+        (KEYS / "maintainer.pub", "SHA256:"),
+        (CASES / "two-of-two" / "bundle.tar", "unverified"),
+        (CASES / "folder" / "bundle", "unverified"),
+    ],
+)
+def test_each_of_our_files_is_shown_and_is_one_json_document(path: Path, words: str) -> None:
+    assert words in "\n".join(lines_of("show", path))
+    done = rvp("show", path, "--format", "json")
+    assert done.returncode == 0
+    assert isinstance(json.loads(done.stdout), dict)
+
+
+def test_statements_and_logs_and_results_are_shown(tmp_path: Path) -> None:
+    from provenance.bundle import read_bundle
+
+    (tmp_path / "s.sigstore.json").write_bytes(read_bundle(CASES / "two-of-two" / "bundle.tar").statements[0])
+    (tmp_path / "log.json").write_bytes(
+        next(b"".join(blob.chunks()) for blob in read_bundle(CASES / "log" / "bundle.tar").logs)
+    )
+    (tmp_path / "result.json").write_text('{"schema": "rvp/build/v1", "project": "x"}')
+    for name, words in (
+        ("s.sigstore.json", "unverified"),
+        ("log.json", "ECREATE"),
+        ("result.json", "project"),
+    ):
+        assert words in "\n".join(lines_of("show", tmp_path / name))
+        assert json.loads(rvp("show", tmp_path / name, "--format", "json").stdout)
+
+
+def test_what_is_not_ours_is_told() -> None:
+    done = rvp("show", ROOT / "LICENSE")
+    assert (done.returncode, "RVP-6441" in done.stderr) == (2, True)
+
+
+def test_what_was_not_checked_is_told_once() -> None:
+    case = CASES / "log"
+    done = rvp(
+        "verify", case / "bundle.tar", "--policy", case / "policy.toml", "--at", "2026-03-01T00:00:00Z"
+    )
+    assert done.returncode == 0
+    told = done.stdout.partition("not checked:\n")[2].splitlines()
+    assert [line.partition(":")[0].strip() for line in told if line.startswith("  ")] == [
+        "folding",
+        "independence",
+    ]
+    assert "1 measurement log was not folded" in done.stdout
+    assert done.stdout.count("no file was given") == 1

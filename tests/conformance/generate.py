@@ -21,12 +21,14 @@ from provenance.bundle import Bundle, merge, pack_files, write_bundle
 from provenance.canonical import canonical_json
 from provenance.claims import Unpredicted
 from provenance.digest import hash_bytes, sha256
+from provenance.measurement_log import LogEvent, MeasurementLog
 from provenance.oci import blob_of
 from provenance.oci_reader import read_layout
 from provenance.predicates.constraint import Constraint
 from provenance.predicates.core import Core, Layer, MeasurementSet, Source, core_digest
 from provenance.predicates.reference_values import (
     Builder,
+    LogReference,
     Measurer,
     Rebuild,
     ReferenceValues,
@@ -184,11 +186,11 @@ def core(*, value: str = "11", unpredicted: bool = False, recipe=RECIPE, **chang
 CORE = core()
 
 
-def values(by: str, said: Core = CORE, *, level: str = "reproduced", key: str = "") -> bytes:
+def values(by: str, said: Core = CORE, *, level: str = "reproduced", key: str = "", logs=()) -> bytes:
     rebuild = Rebuild(runs=2, exercised=("hostname", "time")) if level == "reproduced" else None
     predicate = ReferenceValues(
         core=said, level=level, builder=Builder(id=f"https://{by}.example/builder"),
-        measurer=Measurer(name="rvp", version="0.1.0"), rebuild=rebuild,
+        measurer=Measurer(name="rvp", version="0.1.0"), rebuild=rebuild, logs=logs,
     )  # fmt: skip
     return sign_statement(make_reference_values(predicate), signer(key or by)).to_json()
 
@@ -212,6 +214,14 @@ def other(by: str, kind: str, subjects=CORE.subjects, *, result: str = "PASSED")
         for one in subjects
     ]
     return sign_statement(make_statement(listed, kind, {"result": result}), signer(by)).to_json()
+
+
+def log(value: str) -> tuple[bytes, LogReference]:
+    event = LogEvent(op="ECREATE", length=4096, flags=1)
+    made = MeasurementLog(tee="sgx", register="mrenclave", algorithm="sha256", value=value, events=(event,))
+    data = canonical_json(made)
+    digest = Sha256Digest(sha256=sha256(data).hex())
+    return data, LogReference(name="enclave.json", tee="sgx", register="mrenclave", digest=digest)
 
 
 RELEASES = (release("release-a"), release("release-b"))
@@ -624,6 +634,21 @@ def generate() -> None:
         exit_code=13,
         what="an event that may not be unknown",
     )
+    for name, value, exit_code, what in (
+        ("log", "11" * 32, 0, "the log states the agreed value"),
+        ("log-contradicts_fail", "99" * 32, 12, "the operators named a log that states another value"),
+    ):  # fmt: skip
+        data, reference = log(value)
+        named = [values(by, logs=(reference,)) for by in ("acme", "auditor")]
+        case(
+            name, replace(bundle(*named), logs=(blob_of(data, "", title="enclave.json"),)), exit_code=exit_code,
+            failing=("logs",) if exit_code else (), what=what,
+        )  # fmt: skip
+    data, _ = log("99" * 32)
+    case(
+        "log-of-nobody", replace(good, logs=(blob_of(data, "", title="enclave.json"),)),
+        what="a log that nobody who agrees has named is told and not looked at",
+    )  # fmt: skip
     case(
         "required-missing_fail", good, policy_text=policy(more=REQUIRE), failing=("require",), exit_code=13,
         what="the required review is missing",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
@@ -12,6 +13,7 @@ import click
 from provenance.bundle import Bundle, peek_statement, read_bundle, title_of, unpack_files
 from provenance.digest import sha256
 from provenance.errors import RvpError, UsageError
+from provenance.oci import Blob
 from provenance.plain_text import one_line
 from provenance.predicates.type_uri import REFERENCE_VALUES, RELEASE
 from provenance.sigstore_bundle import SigstoreBundle
@@ -23,6 +25,7 @@ from verifier.cli.terminal import Settings, format_option
 UNVERIFIED: Final = "unverified: nothing here was checked against a policy (rvp verify does)"
 VIEWS: Final = ("statement", "predicate", "values", "log", "recipe")
 MAX_SHOWN_BYTES: Final = 32 << 20
+_MAX_NAMED: Final = 20  # inputs that stand in a line each without -v
 
 
 class NotOurs(UsageError):
@@ -40,6 +43,7 @@ Examples:
   rvp show keyservice.bundle
   rvp show keyservice.bundle --as values
   rvp show policy.toml
+  rvp show enclave.signed.so
 """
 )
 @click.argument("path", type=click.Path(path_type=Path), metavar="FILE|BUNDLE")
@@ -47,8 +51,18 @@ Examples:
 @format_option()
 @click.pass_obj
 def show(settings: Settings, path: Path, view: str | None, output_format: str) -> None:
-    """Print FILE readably: a bundle, statement, policy, result, lock, key or measurement log."""
-    kind, document, lines = look(path, view)
+    """Print FILE readably: a bundle, statement, policy, spec, lock, result, key or measurement log.
+
+    An enclave, a SIGSTRUCT or a container image is measured, where `rvp measure` is installed.
+    """
+    try:
+        kind, document, lines = look(path, view, verbose=settings.verbose > 0)
+    except NotOurs:
+        if view or not _measured(path, output_format):
+            raise
+        if output_format == "text":
+            settings.out(f"\n{UNVERIFIED}")
+        return
     if output_format == "json":
         settings.out_json(Shown(kind=kind, content=document))
         return
@@ -59,19 +73,42 @@ def show(settings: Settings, path: Path, view: str | None, output_format: str) -
 Looked = tuple[str, Any, list[str]]  # kind, plain document, lines of text
 
 
-def look(path: Path, view: str | None) -> Looked:
+def _measured(path: Path, output_format: str) -> bool:
+    """Let `rvp measure` look at a file; tell whether it is there and knows what the file is."""
+    context = click.get_current_context()
+    front = context.find_root()
+    command = front.command.get_command(front, "measure") if isinstance(front.command, click.Group) else None
+    if command is None or "what" not in {parameter.name for parameter in command.params}:
+        return False
+    try:
+        context.invoke(command, what=(str(path),), sigstruct=None, log_file=None, output_format=output_format)
+    except RvpError as error:
+        if error.code == "RVP-5000":
+            return False
+        raise
+    return True
+
+
+def look(path: Path, view: str | None, *, verbose: bool = False) -> Looked:
     """Find out what a file is, and take it apart.
+
+    Args:
+        path: a file, or the folder of a bundle.
+        view: one view of a bundle or a statement.
+        verbose: list every input of a bundle.
 
     Raises:
         NotOurs: RVP-6441. Errors of the format.
     """
     if path.is_dir() or _is_tar(path):
-        return _bundle(read_bundle(path), path, view)
+        return _bundle(read_bundle(path), path, view, verbose=verbose)
     data = read_file(path, limit_bytes=MAX_SHOWN_BYTES)
     if data.lstrip()[:1] in {b"{", b"["}:
         return _json(data, path, view)
     if b"-----BEGIN PUBLIC KEY-----" in data or b"PRIVATE KEY-----" in data:
         return _key(data, path)
+    if re.search(rb"^[^#]*\b(ssh-ed25519|ssh-rsa|ecdsa-sha2-nistp\d+) AAAA", data, flags=re.MULTILINE):
+        return _ssh_keys(data, path)
     try:
         return _toml(data, path)
     except RvpError as error:
@@ -91,7 +128,7 @@ def _is_tar(path: Path) -> bool:
 # ---- bundles and statements ----------------------------------------------------------------------------
 
 
-def _bundle(bundle: Bundle, path: Path, view: str | None) -> Looked:
+def _bundle(bundle: Bundle, path: Path, view: str | None, *, verbose: bool) -> Looked:
     if view == "recipe":
         return _recipe(bundle, path)
     if view == "log":
@@ -110,14 +147,73 @@ def _bundle(bundle: Bundle, path: Path, view: str | None) -> Looked:
         "others": [manifest.artifact_type for manifest in bundle.others],
     }
     lines = [f"bundle     {path}", f"           sha256:{bundle.digest.hex()}"]
-    lines += [line for one in shown for line in one[2]]
-    lines += [f"log        {title_of(blob)}  {blob.size_bytes} bytes" for blob in bundle.logs]
+    lines += _statement_lines(bundle)
+    lines += [f"log        {title_of(blob)}  {_size(blob.size_bytes)}" for blob in bundle.logs]
     if bundle.recipe:
         names = ", ".join(unpack_files(bundle.recipe))
         lines.append(f"recipe     {names}")
-    lines += [f"input      {title_of(blob)}  {blob.size_bytes} bytes" for blob in bundle.inputs]
+    lines += _input_lines(bundle.inputs, verbose=verbose)
     lines += [f"other      {manifest.artifact_type}" for manifest in bundle.others]
     return "bundle", document, [*lines, "", UNVERIFIED]
+
+
+def _statement_lines(bundle: Bundle) -> list[str]:
+    """Write the statements: those that say the same values stand together, their values once."""
+    together: dict[str, tuple[Any, list[str]]] = {}
+    lines: list[str] = []
+    for data in bundle.statements:
+        statement, envelope = peek_statement(data), read_sigstore(data)
+        kind, predicate = str(statement.get("predicateType", "")), statement.get("predicate")
+        predicate = predicate if isinstance(predicate, dict) else {}
+        if kind != REFERENCE_VALUES:
+            lines += _summary(kind, statement, predicate, envelope, data)
+            continue
+        core = predicate.get("core", {})
+        key = json.dumps(core, sort_keys=True)
+        builder = predicate.get("builder")
+        who = builder.get("id") if isinstance(builder, dict) else ""
+        said = [
+            f"           by {_signer(envelope)}, {predicate.get('level')}, {who}",
+            f"              file sha256:{sha256(data).hex()}",
+        ]
+        together.setdefault(key, (core, []))[1].extend(said)
+    for core, said in together.values():
+        lines += [
+            f"values     {REFERENCE_VALUES}",
+            f"           said by {len(said) // 2}, unverified:",
+            *said,
+        ]
+        lines += [f"           {line}" for line in _values_lines(core)]
+    return lines
+
+
+def _input_lines(inputs: tuple[Blob, ...], *, verbose: bool) -> list[str]:
+    """Write the inputs: all of them, or the named ones and a line for the rest."""
+    named = [blob for blob in inputs if verbose or not title_of(blob).startswith("object/")]
+    rest = [blob for blob in inputs if blob not in named]
+    if len(named) > _MAX_NAMED and not verbose:
+        named, rest = [], list(inputs)
+    lines = [f"input      {title_of(blob)}  {_size(blob.size_bytes)}" for blob in named]
+    if rest:
+        total = _size(sum(blob.size_bytes for blob in rest))
+        more = "s" if len(rest) > 1 else ""
+        lines.append(
+            f"inputs     {len(rest)} file{more} of sources and packages, {total} (rvp -v show lists them)"
+        )
+    return lines
+
+
+def _size(size_bytes: int) -> str:
+    """Write a size as people read it.
+
+    Example:
+        >>> _size(812), _size(48 << 20)
+        ('812 bytes', '48.0 MiB')
+    """
+    for unit, shift in (("GiB", 30), ("MiB", 20), ("KiB", 10)):
+        if size_bytes >= 1 << shift:
+            return f"{size_bytes / (1 << shift):.1f} {unit}"
+    return f"{size_bytes} byte{'' if size_bytes == 1 else 's'}"
 
 
 def _blob(blob: Any) -> dict[str, Any]:
@@ -165,20 +261,26 @@ def _summary(
     lines = [f"statement  {kind}", f"           file sha256:{sha256(data).hex()}"]
     lines.append(f"           signer (unverified) {_signer(envelope)}")
     subjects = statement.get("subject")
-    for subject in subjects if isinstance(subjects, list) else ():
-        digest = subject.get("digest", {}) if isinstance(subject, dict) else {}
+    for subject in filter(_is_object, subjects if isinstance(subjects, list) else ()):
+        digest = subject.get("digest")
+        digest = digest if isinstance(digest, dict) else {}
         lines.append(f"           about {subject.get('name', '')}  sha256:{digest.get('sha256', '')}")
     if kind == REFERENCE_VALUES:
         lines.append(f"           level {predicate.get('level')}")
         lines += [f"           {line}" for line in _values_lines(predicate.get("core", {}))]
     elif kind == RELEASE:
-        validity = predicate.get("validity", {})
+        validity, core = predicate.get("validity"), predicate.get("coreDigest")
+        validity, core = (one if isinstance(one, dict) else {} for one in (validity, core))
         lines.append(
             f"           {predicate.get('product')} {predicate.get('series')} {predicate.get('sequence')} "
             f"({predicate.get('version')}), {validity.get('notBefore')} to {validity.get('notAfter')}"
         )
-        lines.append(f"           core sha256:{predicate.get('coreDigest', {}).get('sha256')}")
+        lines.append(f"           core sha256:{core.get('sha256')}")
     return lines
+
+
+def _is_object(value: Any) -> bool:
+    return isinstance(value, dict)
 
 
 def _values_lines(core: Any) -> list[str]:
@@ -251,16 +353,52 @@ def _json(data: bytes, path: Path, view: str | None) -> Looked:
 
 
 def _key(data: bytes, path: Path) -> Looked:
-    from provenance.public_key import read_public_key
+    from provenance.public_key import KeyTypeUnsupported, read_public_key
 
     if b"PRIVATE KEY-----" in data:
         return "private key", {"private": True}, ["a private key; its content is not shown (rvp key show)"]
-    key = read_public_key(data, name=str(path))
+    try:
+        key = read_public_key(data, name=str(path))
+    except KeyTypeUnsupported:
+        return _owner_key(data)
     document = {"type": key.type.value, "sha256": key.fingerprint.hex(), "hint": key.hint}
     return "public key", document, [
         f"public key  {key.type.value}",
         f"            sha256:{key.fingerprint.hex()}",
     ]  # fmt: skip
+
+
+def _owner_key(data: bytes) -> Looked:
+    """Show an RSA key, such as the owner of an enclave has; rvp makes no statements with it."""
+    from cryptography.hazmat.primitives.asymmetric import rsa
+    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_public_key
+
+    key = load_pem_public_key(data)
+    if not isinstance(key, rsa.RSAPublicKey):
+        raise NotOurs("a key of a type that rvp does not use", hint="rvp key new makes one")
+    numbers = key.public_numbers()
+    der = key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    document = {"type": f"rsa{key.key_size}", "exponent": numbers.e, "sha256": sha256(der).hex()}
+    lines = [f"public key  RSA-{key.key_size}, e = {numbers.e}", f"            sha256:{document['sha256']}"]
+    if key.key_size == 3072:
+        document["mrsigner"] = sha256(numbers.n.to_bytes(384, "little")).hex()
+        lines.append(f"            mrsigner {document['mrsigner']}, when it signs an enclave")
+    return "public key", document, lines
+
+
+def _ssh_keys(data: bytes, path: Path) -> Looked:
+    import base64
+
+    from provenance.policy import read_ssh_keys
+
+    keys = [line.split(" ") for line in read_ssh_keys(data, str(path))]
+    prints = [base64.b64encode(sha256(base64.b64decode(key))).decode().rstrip("=") for _, key in keys]
+    document = [{"type": kind, "sha256": text} for (kind, _), text in zip(keys, prints, strict=True)]
+    return (
+        "SSH public keys",
+        document,
+        [f"SSH key  {one['type']}  SHA256:{one['sha256']}" for one in document],
+    )
 
 
 def _toml(data: bytes, path: Path) -> Looked:

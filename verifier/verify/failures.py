@@ -117,6 +117,15 @@ class ArtifactUnknown(MeasurementMismatch):
     code = "RVP-6412"
 
 
+class LogContradicts(MeasurementMismatch):
+    """A measurement log that the operators named states another value than they agreed on, or is malformed.
+
+    Cure: one of log and value is wrong: measure the artifact (`rvp measure FILE --log LOG`) and compare.
+    """
+
+    code = "RVP-6420"
+
+
 class NotReleased(PolicyFailure):
     """Too few release signers of the policy have released these values.
 

@@ -6,7 +6,7 @@ from html import escape
 from typing import Any, Final
 
 from provenance.claims import Check
-from provenance.plain_text import plain
+from provenance.plain_text import one_line, plain
 from verifier.verify.checks import CHECKS
 from verifier.verify.result import PolicyView, Verdict
 
@@ -34,9 +34,11 @@ def as_text(verdict: Verdict, bundle: str, policy: str) -> str:
                 f"  {plain(one.id)}: {name} {plain(constraint.words())}"
                 for name, constraint in one.claims.items()
             ]
-    if verdict.not_checked:
+    in_table = {f"{check.id}: {check.got}" for check in verdict.checks}
+    beside = [text for text in verdict.not_checked if text not in in_table]
+    if beside:
         lines += ["", "not checked:"]
-        lines += [f"  {plain(text)}" for text in verdict.not_checked]
+        lines += [f"  {one_line(text)}" for text in beside]
     first = next((check for check in verdict.checks if check.status == "failed"), None)
     lines.append("")
     if first:

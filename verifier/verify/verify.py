@@ -17,6 +17,7 @@ from provenance.predicates.shapes import format_moment
 from provenance.version import version
 from verifier.verify.case import Case, open_case
 from verifier.verify.checks import CHECKS, Rule
+from verifier.verify.checks.logs import count
 from verifier.verify.result import (
     INCONCLUSIVE_EXIT,
     Agreed,
@@ -151,11 +152,16 @@ def _not_checked(case: Case, checks: tuple[Check, ...]) -> list[str]:
     if policy.evidence:
         told.append("evidence: evidence is not judged here; [evidence] was not applied")
     if case.bundle.logs:
-        told.append(f"logs: {len(case.bundle.logs)} measurement logs were not folded")
+        were = "was" if len(case.bundle.logs) == 1 else "were"
+        told.append(
+            f"folding: {count(len(case.bundle.logs), 'measurement log')} {were} not folded over the artifacts"
+        )
     if case.bundle.others:
-        told.append(f"artifacts of unknown types in the bundle: {len(case.bundle.others)}")
+        told.append(f"{count(len(case.bundle.others), 'artifact')} of unknown types in the bundle")
     told += [f"predicate of unknown type {kind}" for kind in case.said.unknown]
     if case.said.keyless:
-        told.append(f"keyless: {case.said.keyless} statements signed with a certificate were not verified")
+        told.append(
+            f"keyless: {count(case.said.keyless, 'statement')} signed with a certificate: not verified"
+        )
     told.append("independence: whether the operators are independent of each other, nobody can see from here")
     return told

@@ -15,6 +15,7 @@ import msgspec
 from provenance.claims import Check
 from provenance.errors import RvpError
 from verifier.verify.case import Case
+from verifier.verify.checks.logs import logs
 from verifier.verify.checks.origin import (
     product,
     recipe,
@@ -33,6 +34,7 @@ from verifier.verify.failures import (
     Conflict,
     HoleTooWide,
     LevelTooLow,
+    LogContradicts,
     NoKnownOperator,
     NoQuorum,
     NotReleased,
@@ -93,6 +95,7 @@ CHECKS: Final[tuple[Rule, ...]] = tuple(
         (validity, NotValidNow, False),
         (freshness, Stale, True),
         (unpredicted, HoleTooWide, True),
+        (logs, LogContradicts, False),
         (require, RequiredMissing, False),
     )
 )

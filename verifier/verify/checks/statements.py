@@ -55,7 +55,7 @@ def signatures(case: Case) -> Check:
         )
     if not total:
         return not_reached("signatures", "the bundle has no statement")
-    parts = [f"{total - said.strangers - said.keyless} of {total} statements verified"]
+    parts = [f"{total - said.strangers - said.keyless} of {total} verified"]
     parts += (
         [f"{said.strangers} by keys that the policy does not name: not counted"] if said.strangers else []
     )
