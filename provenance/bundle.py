@@ -27,7 +27,7 @@ from typing import Any, Final
 
 import msgspec
 
-from provenance.errors import SignatureFailure, UsageError
+from provenance.errors import MachineRefused, SignatureFailure, UsageError
 from provenance.oci import (
     TITLE,
     Blob,
@@ -177,7 +177,7 @@ def write_bundle(path: Path, bundle: Bundle) -> Bundle:
         The bundle with its digest.
 
     Raises:
-        NotABundle: RVP-6210. NotReadable: RVP-1010: the place cannot be written.
+        NotABundle: RVP-6210. MachineRefused: RVP-1004: the place cannot be written.
     """
     layout = lay_out(bundle)
     write_layout(path, layout)
@@ -309,7 +309,8 @@ def extract_recipe(bundle: Bundle, folder: Path) -> None:
     """Write the recipe's files into a folder that is empty or does not exist.
 
     Raises:
-        NotABundle: RVP-6210: the bundle has no recipe. NotReadable: RVP-1010: the folder cannot be written.
+        NotABundle: RVP-6210: the bundle has no recipe.
+        NotReadable: RVP-1010: a file is there already. MachineRefused: RVP-1004: the folder cannot be written.
     """
     if bundle.recipe is None:
         raise NotABundle("the bundle has no recipe", hint="its publisher left it out: ask for it")
@@ -322,7 +323,7 @@ def extract_inputs(bundle: Bundle, folder: Path) -> tuple[Path, ...]:
 
     Raises:
         TooLarge: RVP-6206. DigestMismatch: RVP-6204. NotABundle: RVP-6210: a title leads out of the folder.
-        NotReadable: RVP-1010: the folder cannot be written.
+        MachineRefused: RVP-1004: the folder cannot be written.
     """
     written = []
     for blob in bundle.inputs:
@@ -348,5 +349,7 @@ def _write(path: Path, chunks: Iterator[bytes]) -> None:
         with os.fdopen(descriptor, "wb") as stream:
             for chunk in chunks:
                 stream.write(chunk)
+    except FileExistsError as error:
+        raise NotReadable("there is a file already", place=str(path), hint="name a new folder") from error
     except OSError as error:
-        raise NotReadable(f"cannot write: {error.strerror}", place=str(path)) from error
+        raise MachineRefused(f"cannot write: {error.strerror}", place=str(path)) from error

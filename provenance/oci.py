@@ -27,7 +27,7 @@ import msgspec
 
 from provenance.canonical import canonical_json
 from provenance.digest import CHUNK_BYTES, sha256
-from provenance.errors import SignatureFailure
+from provenance.errors import MachineRefused, SignatureFailure
 from provenance.strict import NotReadable
 from provenance.ustar import TooLarge, tar_chunks
 
@@ -226,7 +226,7 @@ def write_layout(path: Path, layout: Layout) -> None:
     What stood at the path is replaced when the new one is complete.
 
     Raises:
-        NotReadable: RVP-1010: the place cannot be written.
+        MachineRefused: RVP-1004: the place cannot be written.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -248,9 +248,7 @@ def write_layout(path: Path, layout: Layout) -> None:
         else:
             temporary.replace(path)
     except OSError as error:
-        raise NotReadable(
-            f"cannot write: {error.strerror}", place=str(path), hint="check the folder"
-        ) from error
+        raise MachineRefused(f"cannot write: {error.strerror}", place=str(path)) from error
     finally:
         if temporary.is_dir():
             shutil.rmtree(temporary, ignore_errors=True)

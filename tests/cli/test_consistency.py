@@ -202,8 +202,10 @@ def test_quiet_says_nothing_but_the_result(room: Path) -> None:
 
 def test_no_colour_reaches_a_pipe_or_a_person_who_does_not_want_it(room: Path) -> None:
     for environment in ({}, {"NO_COLOR": "1", "FORCE_COLOR": "1"}):
-        done = run("verify", "one.bundle", folder=room, **environment)
-        assert "\x1b" not in done.stdout + done.stderr
+        for arguments in (["verify", "one.bundle"], ["doctor"], ["policy", "check", "policy.toml"]):
+            done = run(*arguments, folder=room, **environment)
+            assert "\x1b" not in done.stdout + done.stderr
+            assert "\\x1b" not in done.stdout + done.stderr, "an escape shown as text"
 
 
 def test_a_terminal_without_unicode_is_no_reason_to_fail(room: Path) -> None:
