@@ -310,7 +310,8 @@ def extract_recipe(bundle: Bundle, folder: Path) -> None:
 
     Raises:
         NotABundle: RVP-6210: the bundle has no recipe.
-        NotReadable: RVP-1010: a file is there already. MachineRefused: RVP-1004: the folder cannot be written.
+        NotReadable: RVP-1010: a file is there already.
+        MachineRefused: RVP-1004: the folder cannot be written.
     """
     if bundle.recipe is None:
         raise NotABundle("the bundle has no recipe", hint="its publisher left it out: ask for it")
