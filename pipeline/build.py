@@ -19,11 +19,12 @@ import msgspec
 from pipeline.build_result import RESULT_NAME, Artifact, BuildResult, MeasurementResult, NodeResult
 from pipeline.executors import Executor
 from pipeline.graph import Leaves, in_order
+from pipeline.outcome import Outcome
 from pipeline.products import make_product, read_measurements
 from pipeline.rebuild import Diverged, NodeComparison, at_fault, compare_runs, total_verdict
 from pipeline.recipe import Recipe
 from pipeline.recipe import write as write_recipe
-from pipeline.run import Maker, Outcome, Task, log_path, run_graph
+from pipeline.run import Maker, Task, log_path, run_graph
 from pipeline.spec import Measure, Spec
 from pipeline.store import FolderStore, environment_failure
 from pipeline.tree import Tree, TreeEntry

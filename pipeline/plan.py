@@ -21,7 +21,7 @@ import msgspec
 
 from pipeline.graph import LEAVES, Leaves, Node, in_order, key_of, key_parts
 from pipeline.history import History
-from pipeline.run import recorded, recorded_parts
+from pipeline.outcome import recorded, recorded_parts
 from pipeline.sandbox import Rootfs
 from pipeline.spec import Step
 from pipeline.store import Store

@@ -21,7 +21,8 @@ from pipeline.lock import (
     read_lock_bytes,
 )
 from pipeline.recipe import Recipe, RecipeFile
-from pipeline.sources import LoadedSource, load_recorded, load_source, load_tree
+from pipeline.recorded_source import load_recorded
+from pipeline.sources import LoadedSource, load_source, load_tree
 from pipeline.spec import Spec, parse_spec, read_spec_bytes
 from pipeline.store import FolderStore, Store
 from provenance.digest import chunks_of

@@ -17,7 +17,8 @@ import msgspec
 
 from pipeline.build_result import NodeResult, RunResult, Verdict
 from pipeline.graph import LEAVES, in_order
-from pipeline.run import Outcome, Task
+from pipeline.outcome import Outcome
+from pipeline.run import Task
 from pipeline.tree import Tree
 from provenance.errors import Divergence
 

@@ -18,16 +18,17 @@ import heapq
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from pipeline.executors import Executor
 from pipeline.graph import LEAVES, Leaves, Link, Node, in_order, key_of, key_parts, sandbox_limits
 from pipeline.history import add_history
-from pipeline.sandbox import NotExercised, Rootfs, StepInput, StepRun
+from pipeline.outcome import PARTS, RECORD, Outcome, Record, recorded
+from pipeline.sandbox import Rootfs, StepInput, StepRun
 from pipeline.spec import Step
-from pipeline.store import ObjectDamaged, Store, environment_failure
+from pipeline.store import Store, environment_failure
 from pipeline.tree import Tree
 from provenance.canonical import canonical_json
 from provenance.errors import RvpError, SpecError, StepFailure
@@ -66,50 +67,6 @@ class LeafMissing(SpecError):
     """
 
     code = "RVP-2206"
-
-
-class Outcome(msgspec.Struct, frozen=True, kw_only=True):
-    """What one task gave.
-
-    Attributes:
-        node: the node's name.
-        run: 1 for the first build.
-        status: whether it ran now.
-        key: its key.
-        inputs: digest of what each link took, by the link's text.
-        outputs: the tree.
-        log: the store object with its log; empty for packs and measures.
-        log_file: the log on this machine, when it ran now.
-        duration_s: how long it ran (when it ran).
-        exercised: variations that took effect.
-        not_exercised: those that did not.
-    """
-
-    node: str
-    run: int
-    status: Literal["ran", "cached"]
-    key: bytes
-    inputs: dict[str, bytes]
-    outputs: Tree
-    log: bytes = b""
-    log_file: str = ""
-    duration_s: float = 0.0
-    exercised: tuple[str, ...] = ()
-    not_exercised: tuple[NotExercised, ...] = ()
-
-
-class _Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What the store keeps under a key."""
-
-    outputs: str
-    log: str = ""
-    duration_s: float = 0.0
-    exercised: tuple[str, ...] = ()
-    not_exercised: tuple[NotExercised, ...] = ()
-
-
-_RECORD = "outcome"
-_PARTS = "parts"
 
 
 def run_graph(
@@ -272,7 +229,7 @@ class _Scheduler:
             )
             self.observer(StepFinished(step=name, run=run, runs=self.times, status="cached", duration_s=0.0))
             return outcome
-        self.store.record(_PARTS, key, canonical_json(parts))
+        self.store.record(PARTS, key, canonical_json(parts))
         return pool.submit(self._execute, node, run, key, taken, inputs)
 
     def _take(self, node: Node, link: Link, run: int) -> Tree | Rootfs:
@@ -306,7 +263,7 @@ class _Scheduler:
                 asked = step_run(node, taken, self.leaves, vary=self.vary if run > 1 else (), run=run)
                 result = self.executor.execute(asked, self.store, self.observer, log_file=log_file)
                 outputs = result.outputs
-                record = _Record(
+                record = Record(
                     outputs=outputs.digest.hex(),
                     log=result.log.hex(),
                     duration_s=result.duration_s,
@@ -315,7 +272,7 @@ class _Scheduler:
                 )
             else:
                 outputs = self.make(node, taken, self.leaves, self.store, self.observer)
-                record = _Record(outputs=outputs.digest.hex(), duration_s=time.monotonic() - started)
+                record = Record(outputs=outputs.digest.hex(), duration_s=time.monotonic() - started)
             record, outputs = self._keep(node, key, record, outputs)
             status = "ran"
         except OSError as error:
@@ -345,10 +302,10 @@ class _Scheduler:
             not_exercised=record.not_exercised,
         )
 
-    def _keep(self, node: Node, key: bytes, record: _Record, outputs: Tree) -> tuple[_Record, Tree]:
+    def _keep(self, node: Node, key: bytes, record: Record, outputs: Tree) -> tuple[Record, Tree]:
         """Record what a task gave; an earlier record of the same key wins, unless this is `again`."""
         self.store.put([outputs.to_json()])
-        self.store.record(_RECORD, key, msgspec.json.encode(record))
+        self.store.record(RECORD, key, msgspec.json.encode(record))
         kept = recorded(self.store, key)
         if kept is None or kept[0].outputs == record.outputs:
             return record, outputs
@@ -376,32 +333,6 @@ class _Scheduler:
 
     def _first_failure(self, name: str) -> RvpError:
         return min((task[1], error) for task, error in self.failures.items() if task[0] == name)[1]
-
-
-def recorded(store: Store, key: bytes) -> tuple[_Record, Tree] | None:
-    """Return what a key gave, when all of it is still in the store."""
-    value = store.recorded(_RECORD, key)
-    if value is None:
-        return None
-    try:
-        record = msgspec.json.decode(value, type=_Record)
-        digest = bytes.fromhex(record.outputs)
-        if not store.has(digest):
-            return None
-        with store.get(digest) as stream:
-            tree = msgspec.json.decode(stream.read(), type=Tree)
-        vars(tree)["digest"] = digest  # the store checked it
-    except (msgspec.DecodeError, ValueError, ObjectDamaged):
-        return None
-    if all(store.has(bytes.fromhex(entry.sha256)) for entry in tree.entries if entry.kind == "file"):
-        return record, tree
-    return None
-
-
-def recorded_parts(store: Store, key: bytes) -> dict[str, object] | None:
-    """Return the parts of a key that was run."""
-    value = store.recorded(_PARTS, key)
-    return None if value is None else msgspec.json.decode(value, type=dict[str, object])
 
 
 def log_path(logs: Path, node: str, run: int) -> Path:

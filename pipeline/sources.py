@@ -20,14 +20,8 @@ from urllib.parse import unquote, urlsplit
 import msgspec
 
 from pipeline.download import download
-from pipeline.git import (
-    describe_folder,
-    fetch_revision,
-    is_on_ref,
-    listed_files,
-    read_commit,
-    without_credentials,
-)
+from pipeline.git import describe_folder, listed_files, read_commit, without_credentials
+from pipeline.git_fetch import fetch_revision
 from pipeline.lock import LockedFile, LockedSource
 from pipeline.recipe import RecipeSource
 from pipeline.spec import Source, inside
@@ -35,8 +29,8 @@ from pipeline.store import Store
 from pipeline.tree import BadEntry, Tree, TreeEntry, make_tree, read_file_entry
 from pipeline.unpack import unpack
 from provenance.digest import sha256
-from provenance.errors import EnvironmentFailure, SpecError
-from provenance.events import Note, Observer
+from provenance.errors import SpecError
+from provenance.events import Observer
 
 _NEVER: Final = frozenset({".git", ".rvp"})
 Kind = Literal["path", "git", "url", "debian-source"]
@@ -160,7 +154,8 @@ def _kept(locked: LockedSource | None, store: Store) -> Tree | None:
     return load_tree(locked.tree, store) if locked is not None else None
 
 
-def _chooser(source: Source) -> Callable[[str], bool]:
+def chooser(source: Source) -> Callable[[str], bool]:
+    """Return what tells of a path whether the source's `include` and `exclude` choose it."""
     include = tuple(inside(path) for path in source.include)
     exclude = tuple(inside(path) for path in source.exclude)
 
@@ -187,7 +182,7 @@ def _load_folder(name: str, source: Source, folder: Path, store: Store) -> Loade
         )
     if not place.resolve().is_relative_to(folder.resolve()):
         raise SourceMissing(f'the folder of the source "{name}" leads outside by a link', place=str(place))
-    chosen = _chooser(source)
+    chosen = chooser(source)
     state = describe_folder(place)
     if state is None:
         tree = make_tree(_on_disk(place, _all_files(place), chosen, store))
@@ -262,7 +257,7 @@ def _load_git(
     address, rev = source.git or "", source.rev or ""
     if locked is None or kept is None:
         repository, revision = fetch_revision(address, rev, cache, commit=locked.commit if locked else "")
-        kept = _some(read_commit(repository, revision.tree, store, chosen=_chooser(source)), name, address)
+        kept = _some(read_commit(repository, revision.tree, store, chosen=chooser(source)), name, address)
         found = LockedSource(
             commit=revision.commit,
             ref=revision.ref,
@@ -341,82 +336,3 @@ def _load_debian(
             ),
         )
     return LoadedSource(name=name, kind="debian-source", tree=kept, locked=locked)
-
-
-def load_recorded(
-    recorded: RecipeSource,
-    source: Source,
-    *,
-    store: Store,
-    locked: LockedSource | None,
-    observer: Observer,
-    cache: Path,
-    must_prove: bool = False,
-) -> LoadedSource:
-    """Load a source of a recipe on another machine, from where the recipe says that it was found.
-
-    The tree of a commit is read from that commit, also when it came with the recipe: who made the recipe
-    could name one commit and add the files of another. Where the repository cannot be reached, the source is
-    loaded without its place, so that nothing is stated of it that was not seen.
-
-    Args:
-        recorded: what the recipe says of it.
-        source: what the recipe's spec says of it.
-        store: receives the content, and is asked first.
-        locked: what the recipe's lock pins.
-        observer: hears of downloads.
-        cache: folder for clones.
-        must_prove: fail where the commit cannot be fetched.
-
-    Raises:
-        SourceMissing: RVP-1326: nobody else can fetch it. SourceChanged: RVP-1328. And as `load_source`.
-    """
-    tree = load_tree(recorded.tree, store)
-    if recorded.claims_commit:
-        try:
-            tree = _tree_of_commit(recorded, source, store, cache)
-        except EnvironmentFailure as error:
-            if must_prove or tree is None:
-                raise
-            told = f'the source "{recorded.name}" is stated without its place: {error}'
-            observer(Note(level="warning", text=told))
-            recorded = recorded.without_place()
-    elif recorded.kind == "path":
-        recorded = recorded if recorded.dirty else recorded.without_place()
-    elif tree is None:
-        tree = load_source(
-            recorded.name, source, folder=cache, store=store, locked=locked, observer=observer, cache=cache
-        ).tree
-    if tree is None:
-        raise SourceMissing(
-            f'the source "{recorded.name}" is in no repository that the recipe names',
-            hint="ask for a bundle that was published with --with-inputs",
-        )
-    if tree.digest.hex() != recorded.tree:
-        raise SourceChanged(
-            f'the source "{recorded.name}" is not the one of the recipe\n'
-            f"  expected {recorded.tree}\n  got      {tree.digest.hex()}",
-            place=recorded.repository,
-        )
-    return LoadedSource(
-        name=recorded.name,
-        kind=recorded.kind,
-        tree=tree,
-        repository=recorded.repository,
-        ref=recorded.ref,
-        commit=recorded.commit,
-        folder=recorded.folder,
-        dirty=recorded.dirty,
-        locked=locked,
-    )
-
-
-def _tree_of_commit(recorded: RecipeSource, source: Source, store: Store, cache: Path) -> Tree:
-    address, ref, commit = recorded.repository, recorded.ref, recorded.commit
-    repository, revision = fetch_revision(address, ref or commit, cache, commit=commit)
-    if ref and not is_on_ref(repository, address, ref, commit):
-        raise SourceChanged(f"the commit {commit} is not the one of {ref}, nor before it", place=address)
-    prefix = f"{recorded.folder}/" if recorded.folder else ""
-    tree = read_commit(repository, revision.tree, store, prefix=prefix, chosen=_chooser(source))
-    store.put([tree.to_json()])
-    return tree

@@ -198,7 +198,7 @@ def _named_as(recipe: Recipe, loaded: Recipe) -> Recipe:
 def _check_source(
     found: Bundle, trust: TrustPolicy, recipe: Recipe, repository: str | None, cache: Path
 ) -> None:
-    from pipeline.git import fetch_revision
+    from pipeline.git_fetch import fetch_revision
     from verifier.verify.source import check_before_rebuild
 
     expected = trust.policy.source.repository

@@ -9,7 +9,7 @@ import jsonschema
 import pytest
 
 from pipeline.build_result import json_schema, read_result
-from pipeline.sandbox import StepFailed
+from pipeline.step_failure import StepFailed
 from rvp import cli
 from tests.fakes.executor import ProcessExecutor
 from tests.fakes.project import HEAD, step, write_project

@@ -13,8 +13,9 @@ from pipeline.fetch.fetching import FetchChanged, HostRefused, run_fetch
 from pipeline.lock import Lock, write_lock
 from pipeline.project import load_project
 from pipeline.resolve import compare_locks, resolve_lock
-from pipeline.sandbox import Rootfs, StepFailed
+from pipeline.sandbox import Rootfs
 from pipeline.spec import Fetch, parse_spec
+from pipeline.step_failure import StepFailed
 from pipeline.store import FolderStore
 from pipeline.tree import Tree
 from provenance.events import ignore

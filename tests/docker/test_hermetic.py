@@ -7,12 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.sandbox import (
+from pipeline.sandbox import SandboxLimits, StepInput
+from pipeline.step_failure import (
     CommandAbsent,
-    SandboxLimits,
     StepDiskLimit,
     StepFailed,
-    StepInput,
     StepLogLimit,
     StepOutOfMemory,
     StepProcessLimit,

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.git import RevisionMissing, fetch_revision, run_git
+from pipeline.git import run_git
+from pipeline.git_fetch import RevisionMissing, fetch_revision
 
 
 @pytest.fixture

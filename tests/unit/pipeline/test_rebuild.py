@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.graph import build_graph
+from pipeline.outcome import Outcome
 from pipeline.rebuild import at_fault, compare_runs, differing_paths, total_verdict
-from pipeline.run import Outcome
 from pipeline.tree import Tree, TreeEntry
 from tests.fakes.specs import copy_step, make_spec
 

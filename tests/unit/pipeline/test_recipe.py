@@ -14,7 +14,7 @@ from pipeline.lock import Lock, LockedFetch, LockedSource, spec_parts, write_tom
 from pipeline.project import FetchNotAllowed, load_recipe
 from pipeline.recipe import Recipe, RecipeDamaged, RecipeFile, RecipeSource
 from pipeline.spec import parse_spec
-from pipeline.spec_check import PathOutside
+from pipeline.spec_errors import PathOutside
 from pipeline.store import FolderStore
 from pipeline.tree import Tree, make_tree, read_folder
 from provenance.events import ignore

@@ -14,15 +14,11 @@ import msgspec
 import pytest
 
 from pipeline.download import DownloadFailed, WrongDigest
-from pipeline.git import GitFailed, LargeFilePointer, RevisionMissing, SubmoduleRefused
+from pipeline.git import GitFailed, LargeFilePointer, SubmoduleRefused
+from pipeline.git_fetch import RevisionMissing
 from pipeline.lock import LockedSource
-from pipeline.sources import (
-    LoadedSource,
-    SourceChanged,
-    SourceMissing,
-    load_recorded,
-    load_source,
-)
+from pipeline.recorded_source import load_recorded
+from pipeline.sources import LoadedSource, SourceChanged, SourceMissing, load_source
 from pipeline.spec import Source
 from pipeline.store import FolderStore
 from pipeline.tree import BadEntry, BadPath, read_folder
@@ -423,3 +419,33 @@ def test_another_sha256_is_refused_with_both(tmp_path: Path, store: FolderStore)
 def test_a_file_that_is_not_there_is_told(tmp_path: Path, store: FolderStore) -> None:
     with pytest.raises(DownloadFailed):
         load(tmp_path, store, Source(url=f"file://{tmp_path}/missing"))
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "ext::sh -c touch% {}",
+        "-c core.sshCommand=touch {}",
+        "--upload-pack=touch {}",
+        "ssh://-oProxyCommand=touch {}/x",
+    ],
+)
+def test_an_address_that_a_stranger_chose_runs_nothing(
+    project: Path, store: FolderStore, tmp_path: Path, address: str
+) -> None:
+    mark = tmp_path / "owned"
+    lying = msgspec.structs.replace(load(project, store).for_recipe(), repository=address.format(mark))
+    with pytest.raises(GitFailed):
+        recorded_again(lying, project, FolderStore(tmp_path / "s2"), tmp_path / "cache")
+    assert not mark.exists()
+
+
+@pytest.mark.parametrize("commit", ["--output=owned", "HEAD", "main", "c" * 39])
+def test_a_commit_that_is_no_commit_id_is_refused(
+    project: Path, store: FolderStore, tmp_path: Path, commit: str
+) -> None:
+    lying = msgspec.structs.replace(
+        load(project, store).for_recipe(), commit=commit, repository=f"file://{project}"
+    )
+    with pytest.raises(RevisionMissing, match=r"not a full commit id|not the name"):
+        recorded_again(lying, project, FolderStore(tmp_path / "s2"), tmp_path / "cache")

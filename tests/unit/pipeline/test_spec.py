@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import spec_check
+from pipeline import spec_errors
 from pipeline.spec import (
     BadReference,
     BadSize,
@@ -59,21 +59,21 @@ BAD = {
     "missing key": (HEAD + '[[step]]\nid = "a"\n', SpecWrongType, 9, "missing required field"),
     "two ways for a base": (
         HEAD.replace("[source", 'image = "x:1"\n[source'),
-        spec_check.ExactlyOne,
+        spec_errors.ExactlyOne,
         5,
         "debian and image",
     ),
     "no way for a source": (
         HEAD + "[source.b]\n",
-        spec_check.ExactlyOne,
+        spec_errors.ExactlyOne,
         9,
         "found none",
     ),
-    "duplicate id": (HEAD + STEP + STEP, spec_check.DuplicateName, 16, "two parts"),
-    "unknown base": (HEAD + STEP.replace('base = "t"', 'base = "tt"'), spec_check.UnknownPart, 11, '"t"?'),
+    "duplicate id": (HEAD + STEP + STEP, spec_errors.DuplicateName, 16, "two parts"),
+    "unknown base": (HEAD + STEP.replace('base = "t"', 'base = "tt"'), spec_errors.UnknownPart, 11, '"t"?'),
     "unknown need": (
         HEAD + STEP.replace('needs = ["source.app"]', 'needs = ["source.ap"]'),
-        spec_check.UnknownPart,
+        spec_errors.UnknownPart,
         12,
         'did you mean "source.app"?',
     ),
@@ -81,7 +81,7 @@ BAD = {
         HEAD
         + STEP.replace('["source.app"]', '["measure.m"]')
         + '[[measure]]\nid = "m"\ntee = "sgx"\nimage = "step.a:a"\n',
-        spec_check.UnknownPart,
+        spec_errors.UnknownPart,
         12,
         "cannot be needed",
     ),
@@ -89,80 +89,80 @@ BAD = {
         HEAD
         + STEP.replace('["source.app"]', '["step.b"]').replace("{source.app}", "x")
         + '[[step]]\nid = "b"\nbase = "t"\nneeds = ["step.a"]\nrun = ["x"]\noutputs = ["x"]\n',
-        spec_check.Cycle,
+        spec_errors.Cycle,
         9,
         "step.a → step.b → step.a",
     ),
     "step that needs itself": (
         HEAD + STEP.replace('["source.app"]', '["step.a"]').replace("{source.app}", "x"),
-        spec_check.Cycle,
+        spec_errors.Cycle,
         9,
         "step.a → step.a",
     ),
     "no outputs": (
         HEAD + STEP.replace('outputs = ["a"]', "outputs = []"),
-        spec_check.NoOutputs,
+        spec_errors.NoOutputs,
         14,
         "no outputs",
     ),
-    "absolute output": (HEAD + STEP.replace('["a"]', '["/a"]'), spec_check.PathOutside, 14, "absolute"),
+    "absolute output": (HEAD + STEP.replace('["a"]', '["/a"]'), spec_errors.PathOutside, 14, "absolute"),
     "output that climbs out": (
         HEAD + STEP.replace('["a"]', '["b/../../a"]'),
-        spec_check.PathOutside,
+        spec_errors.PathOutside,
         14,
         "..",
     ),
-    "absolute source": (HEAD.replace('"src"', '"/src"'), spec_check.PathOutside, 8, "absolute"),
-    "source that climbs out": (HEAD.replace('"src"', '"../src"'), spec_check.PathOutside, 8, ".."),
+    "absolute source": (HEAD.replace('"src"', '"/src"'), spec_errors.PathOutside, 8, "absolute"),
+    "source that climbs out": (HEAD.replace('"src"', '"../src"'), spec_errors.PathOutside, 8, ".."),
     "unknown placeholder": (
         HEAD + STEP.replace('needs = ["source.app"]\n', ""),
-        spec_check.UnknownPlaceholder,
+        spec_errors.UnknownPlaceholder,
         12,
         "source.app",
     ),
     "unknown variation": (
         HEAD + STEP + '[rebuild]\nvary = ["host-name"]\n',
-        spec_check.UnknownVariation,
+        spec_errors.UnknownVariation,
         16,
         '"hostname"?',
     ),
     "unknown fixed variation": (
         HEAD + STEP + 'fixed = ["tmie"]\n',
-        spec_check.UnknownVariation,
+        spec_errors.UnknownVariation,
         15,
         '"time"?',
     ),
     "bad size": (HEAD + STEP + 'limits = { memory = "2 gigs" }\n', BadSize, 15, "2 gigs"),
     "bare number as a time": (HEAD + STEP + 'limits = { time = "60" }\n', BadSize, 15, '"60"'),
-    "no processors": (HEAD + STEP + "limits = { cpus = 0 }\n", spec_check.BadValue, 15, "1 to 4096"),
-    "no rebuilds": (HEAD + STEP + "[rebuild]\ntimes = 0\n", spec_check.BadValue, 16, "times is 0"),
+    "no processors": (HEAD + STEP + "limits = { cpus = 0 }\n", spec_errors.BadValue, 15, "1 to 4096"),
+    "no rebuilds": (HEAD + STEP + "[rebuild]\ntimes = 0\n", spec_errors.BadValue, 16, "times is 0"),
     "unknown TEE": (
         HEAD + STEP + '[[measure]]\nid = "m"\ntee = "sxg"\nimage = "step.a:a"\n',
-        spec_check.BadValue,
+        spec_errors.BadValue,
         17,
         'did you mean "sgx"?',
     ),
     "measurement of nothing": (
         HEAD + STEP + '[[measure]]\nid = "m"\ntee = "sgx"\n',
-        spec_check.BadValue,
+        spec_errors.BadValue,
         15,
         "measures nothing",
     ),
     "git without rev": (
         HEAD + '[source.b]\ngit = "https://example.org/x.git"\n',
-        spec_check.BadValue,
+        spec_errors.BadValue,
         9,
         "git and rev",
     ),
     "url over http": (
         HEAD + '[source.b]\nurl = "http://example.org/x"\n',
-        spec_check.BadValue,
+        spec_errors.BadValue,
         10,
         "https://",
     ),
     "sha256 that is none": (
         HEAD + '[source.b]\nurl = "https://example.org/x"\nsha256 = "abc"\n',
-        spec_check.BadValue,
+        spec_errors.BadValue,
         11,
         "not a SHA-256",
     ),
@@ -180,24 +180,24 @@ BAD = {
     ),
     "processes beyond all kernels": (
         HEAD + STEP + "limits = { pids = 99999999999999999999 }\n",
-        spec_check.BadValue,
+        spec_errors.BadValue,
         15,
         "pids is 9",
     ),
     "a variable that is two": (
         HEAD + STEP + 'environment = { "A=B" = "x" }\n',
-        spec_check.BadValue,
+        spec_errors.BadValue,
         15,
         "not the name of a variable",
     ),
-    "a NUL in a command": (HEAD + STEP.replace("OUT=", "\\u0000"), spec_check.BadValue, 9, "NUL"),
+    "a NUL in a command": (HEAD + STEP.replace("OUT=", "\\u0000"), spec_errors.BadValue, 9, "NUL"),
     "a project whose name has an escape": (
         HEAD.replace('name = "hello"', 'name = "\\u001b[2J"'),
-        spec_check.BadValue,
+        spec_errors.BadValue,
         3,
         "is not a name",
     ),
-    "bad name": (HEAD + STEP.replace('id = "a"', 'id = "a b"'), spec_check.BadValue, 10, "not a name"),
+    "bad name": (HEAD + STEP.replace('id = "a"', 'id = "a b"'), spec_errors.BadValue, 10, "not a name"),
 }
 
 
@@ -282,7 +282,7 @@ def test_a_time_needs_a_number_and_a_unit(text: str) -> None:
 
 def test_every_spec_error_has_its_own_code_in_the_range() -> None:
     ours = [
-        e for e in SpecError.registry.values() if e.__module__ in {"pipeline.spec", "pipeline.spec_check"}
+        e for e in SpecError.registry.values() if e.__module__ in {"pipeline.spec", "pipeline.spec_errors"}
     ]
     assert all(error.code.startswith("RVP-11") and "Cure:" in (error.__doc__ or "") for error in ours)
     assert len(ours) > 10

@@ -1,0 +1,99 @@
+"""The sources of a stranger's recipe: what it says of them is checked before it is repeated.
+
+A rebuilder signs where the source is from. So the tree of a commit is read from the commit, and the commit
+must be its tag, or on its branch; a place that nobody looked at is not repeated.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pipeline.git import read_commit
+from pipeline.git_fetch import fetch_revision, is_on_ref
+from pipeline.lock import LockedSource
+from pipeline.recipe import RecipeSource
+from pipeline.sources import LoadedSource, SourceChanged, SourceMissing, chooser, load_source, load_tree
+from pipeline.spec import Source
+from pipeline.store import Store
+from pipeline.tree import Tree
+from provenance.errors import EnvironmentFailure
+from provenance.events import Note, Observer
+
+
+def load_recorded(
+    recorded: RecipeSource,
+    source: Source,
+    *,
+    store: Store,
+    locked: LockedSource | None,
+    observer: Observer,
+    cache: Path,
+    must_prove: bool = False,
+) -> LoadedSource:
+    """Load a source of a recipe on another machine, from where the recipe says that it was found.
+
+    The tree of a commit is read from that commit, also when it came with the recipe: who made the recipe
+    could name one commit and add the files of another. Where the repository cannot be reached, the source is
+    loaded without its place, so that nothing is stated of it that was not seen.
+
+    Args:
+        recorded: what the recipe says of it.
+        source: what the recipe's spec says of it.
+        store: receives the content, and is asked first.
+        locked: what the recipe's lock pins.
+        observer: hears of downloads.
+        cache: folder for clones.
+        must_prove: fail where the commit cannot be fetched.
+
+    Raises:
+        SourceMissing: RVP-1326: nobody else can fetch it. SourceChanged: RVP-1328. And as `load_source`.
+    """
+    tree = load_tree(recorded.tree, store)
+    if recorded.claims_commit:
+        try:
+            tree = _tree_of_commit(recorded, source, store, cache)
+        except EnvironmentFailure as error:
+            if must_prove or tree is None:
+                raise
+            told = f'the source "{recorded.name}" is stated without its place: {error}'
+            observer(Note(level="warning", text=told))
+            recorded = recorded.without_place()
+    elif recorded.kind == "path":
+        recorded = recorded if recorded.dirty else recorded.without_place()
+    elif tree is None:
+        tree = load_source(
+            recorded.name, source, folder=cache, store=store, locked=locked, observer=observer, cache=cache
+        ).tree
+    if tree is None:
+        raise SourceMissing(
+            f'the source "{recorded.name}" is in no repository that the recipe names',
+            hint="ask for a bundle that was published with --with-inputs",
+        )
+    if tree.digest.hex() != recorded.tree:
+        raise SourceChanged(
+            f'the source "{recorded.name}" is not the one of the recipe\n'
+            f"  expected {recorded.tree}\n  got      {tree.digest.hex()}",
+            place=recorded.repository,
+        )
+    return LoadedSource(
+        name=recorded.name,
+        kind=recorded.kind,
+        tree=tree,
+        repository=recorded.repository,
+        ref=recorded.ref,
+        commit=recorded.commit,
+        folder=recorded.folder,
+        dirty=recorded.dirty,
+        locked=locked,
+    )
+
+
+def _tree_of_commit(recorded: RecipeSource, source: Source, store: Store, cache: Path) -> Tree:
+    address, ref, commit = recorded.repository, recorded.ref, recorded.commit
+    repository, revision = fetch_revision(address, ref or commit, cache, commit=commit)
+    if ref and not is_on_ref(repository, address, ref, commit):
+        raise SourceChanged(f"the commit {commit} is not the one of {ref}, nor before it", place=address)
+    prefix = f"{recorded.folder}/" if recorded.folder else ""
+    tree = read_commit(repository, revision.tree, store, prefix=prefix, chosen=chooser(source))
+    store.put([tree.to_json()])
+    return tree
