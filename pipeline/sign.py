@@ -34,9 +34,9 @@ from pipeline.recipe import Recipe
 from provenance.claims import Measurement, Tee
 from provenance.digest import Digests
 from provenance.dsse import SignsBytes
-from provenance.errors import InternalError, RvpError
 from provenance.measurement_log import MeasurementLog
-from provenance.predicates import read_predicate, reference_values
+from provenance.own_output import sign_and_check
+from provenance.predicates import reference_values
 from provenance.predicates.core import (
     Core,
     Layer,
@@ -68,20 +68,11 @@ from provenance.predicates.slsa_provenance import (
     make_provenance,
     package,
 )
-from provenance.sigstore_bundle import SUFFIX, read_bundle, sign_statement, verify_envelope
+from provenance.sigstore_bundle import SUFFIX
 from provenance.statement import ResourceDescriptor, Statement, artifact
 from provenance.version import version
 
 _SHORT: Final = 12  # hex digits of a digest in a file name
-
-
-class OwnOutputRefused(InternalError):
-    """What rvp itself signed does not verify or breaks a rule; nothing was written.
-
-    Cure: report it with the message.
-    """
-
-    code = "RVP-6135"
 
 
 class Times(msgspec.Struct, frozen=True, kw_only=True):
@@ -256,26 +247,10 @@ def sign_statements(statements: Statements, signer: SignsBytes) -> tuple[Signed,
     """
     signed = []
     for name, statement in statements.statements.items():
-        data = sign_statement(statement, signer).to_json()
-        check_own_output(data, statement, signer)
+        data = sign_and_check(statement, signer)
         short = signer.public_key.fingerprint.hex()[:_SHORT]
         signed.append(Signed(file_name=f"{name}.{short}{SUFFIX}", statement=statement, data=data))
     return tuple(signed)
-
-
-def check_own_output(data: bytes, statement: Statement, signer: SignsBytes) -> None:
-    """Verify a bundle that was just made, from its bytes.
-
-    Raises:
-        OwnOutputRefused: RVP-6135.
-    """
-    try:
-        verified = verify_envelope(read_bundle(data), [signer.public_key])
-        read_predicate(verified.statement)
-    except RvpError as error:
-        raise OwnOutputRefused(f"own output refused: [{error.code}] {error}") from error
-    if verified.statement != statement:
-        raise OwnOutputRefused("own output reads back as another statement")
 
 
 def _subject(name: str, digests: Digests) -> ArtifactSubject:

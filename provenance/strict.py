@@ -39,6 +39,7 @@ MAX_DEPTH: Final = 64
 _BARE_KEY: Final = re.compile(r"[A-Za-z0-9_-]+\Z")
 # Possessive, and an unfinished text reaches to the end: hostile quotes cost one pass and no memory.
 _BRACKETS: Final = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?+|[\[{]|[\]}]', re.DOTALL)
+_SURROGATE: Final = re.compile(rb"\\u[dD][89a-fA-F]")
 _MAX_KEYS_TRIED: Final = 1000
 _MAX_SHOWN: Final = 80  # characters of a key in a message
 
@@ -139,19 +140,24 @@ def parse_json(data: bytes, *, name: str = "", limit_bytes: int = MAX_BYTES) -> 
         return number if math.isfinite(number) else no_constant(text)
 
     try:
-        return json.loads(
+        document = json.loads(
             data.decode("utf-8"),
             object_pairs_hook=refuse_duplicates,
             parse_constant=no_constant,
             parse_float=finite,
         )
+        if _SURROGATE.search(data):
+            json.dumps(document, ensure_ascii=False).encode("utf-8")
     except UnicodeDecodeError as error:
         raise NotWellFormed(f"byte {error.start} is not UTF-8", place=name) from error
     except json.JSONDecodeError as error:
         place = f"{name}:{error.lineno}:{error.colno}" if name else f"{error.lineno}:{error.colno}"
         raise NotWellFormed(f"not JSON: {error.msg}", place=place) from error
+    except UnicodeEncodeError as error:
+        raise NotWellFormed("half of a surrogate pair is not text", place=name) from error
     except ValueError as error:  # an integer of thousands of digits
         raise NotWellFormed(f"not JSON: {error}", place=name) from error
+    return document
 
 
 def read_json(data: bytes, type_: type[T], *, name: str = "", limit_bytes: int = MAX_BYTES) -> T:
@@ -176,7 +182,7 @@ def read_toml(data: bytes, type_: type[T], *, name: str = "", limit_bytes: int =
         document = tomllib.loads(text)
     except UnicodeDecodeError as error:
         raise NotWellFormed(f"byte {error.start} is not UTF-8", place=name) from error
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # ValueError: an integer of thousands of digits, too
         line = re.search(r"at line (\d+), column (\d+)", str(error))
         place = _join(name, f"{line[1]}:{line[2]}") if line else name
         message = re.sub(r" \(at line \d+, column \d+\)", "", str(error))

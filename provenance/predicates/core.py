@@ -50,6 +50,7 @@ from provenance.predicates.shapes import (
     Text,
     is_plain,
 )
+from provenance.statement import ResourceDescriptor
 
 LayerName = Literal["platform", "firmware", "image", "workload"]
 MAX_SETS: Final = 4096
@@ -145,6 +146,14 @@ class Core(Strict, frozen=True, kw_only=True):
     sources: tuple[Source, ...] = ()
     subjects: Annotated[tuple[ArtifactSubject, ...], Meta(min_length=1, max_length=4096)]
     sets: Annotated[tuple[MeasurementSet, ...], Meta(min_length=1, max_length=MAX_SETS)]
+
+
+def subjects_of(core: Core) -> tuple[ResourceDescriptor, ...]:
+    """Return the core's artifacts as the subjects of a statement about them."""
+    return tuple(
+        ResourceDescriptor(name=one.name, digest={"sha256": one.digest.sha256, "sha384": one.digest.sha384})
+        for one in core.subjects
+    )
 
 
 def core_digest(core: Core) -> bytes:

@@ -17,7 +17,7 @@ from msgspec import Meta
 
 from provenance.canonical import canonical_json
 from provenance.predicates import type_uri
-from provenance.predicates.core import Core, check_core
+from provenance.predicates.core import Core, check_core, subjects_of
 from provenance.predicates.shapes import (
     PLAIN,
     Moment,
@@ -30,7 +30,6 @@ from provenance.predicates.shapes import (
     parse_moment,
 )
 from provenance.statement import (
-    ResourceDescriptor,
     Statement,
     check_artifacts,
     make_statement,
@@ -117,11 +116,7 @@ def make_reference_values(predicate: ReferenceValues) -> Statement:
         PredicateRefused: RVP-6121 and its kinds.
     """
     _check(predicate)
-    subjects = [
-        ResourceDescriptor(name=one.name, digest={"sha256": one.digest.sha256, "sha384": one.digest.sha384})
-        for one in predicate.core.subjects
-    ]
-    return make_statement(subjects, TYPE, predicate)
+    return make_statement(subjects_of(predicate.core), TYPE, predicate)
 
 
 def read_reference_values(statement: Statement, *, name: str = "") -> ReferenceValues:

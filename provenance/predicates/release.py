@@ -12,7 +12,7 @@ from typing import Annotated, Final
 from msgspec import Meta
 
 from provenance.predicates import type_uri
-from provenance.predicates.core import Core, core_digest
+from provenance.predicates.core import Core, core_digest, subjects_of
 from provenance.predicates.shapes import (
     Moment,
     Name,
@@ -23,7 +23,7 @@ from provenance.predicates.shapes import (
     Strict,
     parse_moment,
 )
-from provenance.statement import ResourceDescriptor, Statement, check_artifacts, make_statement
+from provenance.statement import Statement, check_artifacts, make_statement
 from provenance.strict import convert
 
 TYPE: Final = type_uri.RELEASE
@@ -86,11 +86,7 @@ def make_release(predicate: Release, core: Core) -> Statement:
             f"cannot release what was built from files that are in no commit: source {', '.join(dirty)}",
             hint="commit, build again, sign again",
         )
-    subjects = [
-        ResourceDescriptor(name=one.name, digest={"sha256": one.digest.sha256, "sha384": one.digest.sha384})
-        for one in core.subjects
-    ]
-    return make_statement(subjects, TYPE, predicate)
+    return make_statement(subjects_of(core), TYPE, predicate)
 
 
 def read_release(statement: Statement, *, name: str = "") -> Release:

@@ -146,13 +146,14 @@ def _said(bundle: Bundle) -> dict[str, str]:
         elif statement.get("predicateType") == RELEASE:
             found["series"] = str(predicate.get("series", ""))
             sequence = predicate.get("sequence")
-            found["sequence"] = str(sequence if isinstance(sequence, int) else 0)
+            is_number = isinstance(sequence, int) and not isinstance(sequence, bool) and sequence >= 0
+            found["sequence"] = str(sequence if is_number else 0)
     return found
 
 
 def _quote(text: str) -> str:
     escaped = "".join(
-        {'"': '\\"', "\\": "\\\\"}.get(c, c if c.isprintable() else f"\\u{ord(c):04x}") for c in text
+        {'"': '\\"', "\\": "\\\\"}.get(c, c if c.isprintable() else f"\\U{ord(c):08x}") for c in text
     )
     return f'"{escaped}"'
 

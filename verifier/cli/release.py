@@ -9,13 +9,13 @@ from pathlib import Path
 import click
 
 from provenance.dsse import SignsBytes
-from provenance.errors import InternalError
+from provenance.own_output import sign_and_check
 from provenance.predicates.core import Core, core_digest
-from provenance.predicates.release import Release, make_release, read_release
+from provenance.predicates.release import Release, make_release
 from provenance.predicates.shapes import format_moment, parse_moment
 from provenance.public_key import LIMITS, load_public_key
 from provenance.signers import open_signer
-from provenance.sigstore_bundle import SUFFIX, read_bundle, sign_statement, verify_envelope
+from provenance.sigstore_bundle import SUFFIX
 from provenance.statement import Statement
 from provenance.strict import convert
 from verifier.cli.documents import Released, Sha256
@@ -148,11 +148,7 @@ def release(
 
 def _sign(statement: Statement, signer: SignsBytes, out: Path, name: str) -> Path:
     """Sign, verify what was signed from its bytes, write it whole."""
-    data = sign_statement(statement, signer).to_json()
-    verified = verify_envelope(read_bundle(data), [signer.public_key])
-    read_release(verified.statement)
-    if verified.statement != statement:
-        raise InternalError("own output reads back as another statement")
+    data = sign_and_check(statement, signer)
     out.mkdir(parents=True, exist_ok=True)
     path = out / f"{name}.{signer.public_key.fingerprint.hex()[:12]}{SUFFIX}"
     write_file(path, data)

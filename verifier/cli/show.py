@@ -291,9 +291,10 @@ def _values_lines(core: Any) -> list[str]:
 
     try:
         parsed = convert(core, Core)
-    except UsageError as error:
+        digest = sha256(canonical_json(parsed)).hex()
+    except (UsageError, ValueError) as error:  # ValueError: text that is no Unicode
         return [f"malformed: {error}", *_indented(core)]
-    return [f"core      sha256:{sha256(canonical_json(parsed)).hex()}", *core_lines(parsed)]
+    return [f"core      sha256:{digest}", *core_lines(parsed)]
 
 
 def _recipe(bundle: Bundle, path: Path) -> Looked:

@@ -17,9 +17,10 @@ from pipeline.build_check import (
 )
 from pipeline.build_result import Artifact, NoBuild, read_result
 from pipeline.recipe import RecipeDamaged
-from pipeline.sign import OwnOutputRefused, Times, check_own_output, sign_statements, state_build, state_files
+from pipeline.sign import Times, sign_statements, state_build, state_files
 from provenance.claims import Measurement, Subject
 from provenance.dsse import NotVerified
+from provenance.own_output import OwnOutputRefused, check_own_output
 from provenance.predicates.core import core_digest
 from provenance.predicates.reference_values import read_reference_values
 from provenance.predicates.slsa_provenance import read_provenance

@@ -190,3 +190,22 @@ def test_a_hostile_key_is_told_on_one_short_line() -> None:
         assert "\n" not in str(caught.value)
         assert "\x1b" not in str(caught.value)
         assert len(str(caught.value)) < 500
+
+
+@pytest.mark.parametrize(
+    "data", [b'{"\\ud800": 1}', b'["\\uDFFF"]', b'{"a": "\\udc00\\ud800"}', b'"\\\\\\ud8ff"']
+)
+def test_half_of_a_surrogate_pair_is_refused(data: bytes) -> None:
+    with pytest.raises(NotWellFormed, match="surrogate"):
+        parse_json(data)
+
+
+def test_a_whole_surrogate_pair_is_text() -> None:
+    assert parse_json(b'["\\ud83d\\ude00", "\\\\ud800"]') == ["\U0001f600", "\\ud800"]
+
+
+def test_a_number_of_thousands_of_digits_is_not_well_formed() -> None:
+    with pytest.raises(NotWellFormed):
+        parse_json(b"9" * 5000)
+    with pytest.raises(NotWellFormed):
+        read_toml(b"name = " + b"9" * 5000, Part)

@@ -1,0 +1,305 @@
+"""Fuzz targets: what reads bytes of strangers. Each docstring is the property that must hold for all bytes.
+
+By hand, with atheris installed: `python tests/fuzz/run.py TARGET [corpus …]`. A fixed number of seeded
+mutations runs as an ordinary test (test_targets.py).
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from provenance.bundle import Bundle, lay_out, read_bundle, unpack_files
+from provenance.canonical import canonical_json
+from provenance.errors import InternalError, RvpError
+from provenance.oci_reader import Limits
+from provenance.policy import parse_policy
+from provenance.policy_weakness import weaknesses
+from provenance.predicates import read_predicate
+from provenance.public_key import read_public_key
+from provenance.signers.key_file import read_signer
+from provenance.sigstore_bundle import read_bundle as read_sigstore
+from provenance.sigstore_bundle import verify_envelope
+from provenance.statement import read_statement
+from verifier.verify.ssh_signature import read_commit, read_tag, read_tree, verify_ssh_signature
+
+ROOT = Path(__file__).resolve().parents[2]
+CASES = ROOT / "tests" / "conformance" / "verify"
+KEYS = ROOT / "tests" / "conformance" / "keys"
+KEY = read_public_key((KEYS / "acme.pub").read_bytes())
+SIGNER = " ".join((KEYS / "maintainer.pub").read_text().split()[:2])
+LIMITS = Limits(json_bytes=1 << 20, blob_bytes=1 << 22, total_bytes=1 << 23, blobs=200)
+
+Target = Callable[[bytes], None]
+
+
+@contextlib.contextmanager
+def only_our_errors():
+    """Let our errors pass; one of ours that blames ourselves, or any other, is a finding."""
+    try:
+        yield
+    except InternalError:
+        raise
+    except RvpError:
+        pass
+
+
+def _on_disk(data: bytes, suffix: str, read: Callable[[Path], object]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"x{suffix}"
+        path.write_bytes(data)
+        read(path)
+
+
+def bundle(data: bytes) -> None:
+    """Never anything but RvpError; what is read is laid out again as the same bytes."""
+
+    def read(path: Path) -> None:
+        found = read_bundle(path, LIMITS)
+        assert lay_out(found).digest == found.digest
+        if found.recipe:
+            unpack_files(found.recipe)
+
+    with only_our_errors():
+        _on_disk(data, ".tar", read)
+
+
+def verdict(data: bytes) -> None:
+    """A bundle of strangers' bytes never passes, unless it is the good one itself; never anything but RvpError."""
+    from provenance.policy import load_policy
+    from verifier.verify.report import as_junit, as_text
+    from verifier.verify.verify import verify
+
+    trust = load_policy(CASES / "two-of-two" / "policy.toml")
+
+    def read(path: Path) -> None:
+        found = verify(read_bundle(path, LIMITS), trust, at=1772323200)
+        good = read_bundle(CASES / "two-of-two" / "bundle.tar")
+        assert found.verdict != "passed" or set(good.statements) <= set(read_bundle(path).statements)
+        assert as_text(found, "x", "y").replace("\n", "").isprintable()
+        as_junit(found)
+
+    with only_our_errors():
+        _on_disk(data, ".tar", read)
+
+
+def statement_in_a_bundle(data: bytes) -> None:
+    """A Sigstore bundle that was put into a sound bundle of ours never passes; never anything but RvpError."""
+    from provenance.policy import load_policy
+    from verifier.verify.verify import verify
+
+    with only_our_errors():
+        trust = load_policy(CASES / "two-of-two" / "policy.toml")
+        assert verify(Bundle(statements=(data,)), trust, at=1772323200).verdict != "passed"
+
+
+def dsse(data: bytes) -> None:
+    """Never anything but RvpError; what one key verifies is what that key signed."""
+    with only_our_errors():
+        found = read_sigstore(data)
+        verified = verify_envelope(found, [KEY])
+        assert verified.key == KEY
+
+
+def statement(data: bytes) -> None:
+    """Never anything but RvpError; a predicate that is read has a canonical form."""
+    with only_our_errors():
+        found = read_predicate(read_statement(data))
+        if found is not None and hasattr(found, "core"):
+            canonical_json(found.core)
+
+
+def policy(data: bytes) -> None:
+    """Never anything but RvpError; a policy that is read asks for at least one operator, and can be examined."""
+    with only_our_errors():
+        found = parse_policy(data)
+        assert 1 <= found.quorum.n <= len(found.operator)
+        assert found.source.repository
+        weaknesses(found, data.decode())
+
+
+def signed(data: bytes) -> None:
+    """What two operators and two releasers sign, whatever it is: never anything but RvpError, and no wrong PASSED."""
+    from provenance.dsse import sign_payload
+    from provenance.policy import load_policy
+    from provenance.sigstore_bundle import SigstoreBundle
+    from tests.conformance.generate import signer
+    from verifier.verify.report import as_junit, as_text
+    from verifier.verify.verify import verify
+
+    trust = load_policy(CASES / "two-of-two" / "policy.toml")
+    with only_our_errors():
+        statements = [
+            SigstoreBundle(envelope=sign_payload(data, key), hint=key.public_key.hint).to_json()
+            for key in map(signer, ("acme", "auditor", "release-a", "release-b"))
+        ]
+        found = verify(Bundle(statements=tuple(statements)), trust, at=1772323200)
+        assert found.verdict != "passed"  # there is no signed tag, and nobody says both values and release
+        assert as_text(found, "x", "y").replace("\n", "").isprintable()
+        as_junit(found)
+
+
+def recipe_tar(data: bytes) -> None:
+    """Never anything but RvpError; no name leads out of the folder."""
+    from provenance.oci import blob_of
+
+    with only_our_errors():
+        for name in unpack_files(blob_of(data, "")):
+            assert not name.startswith("/")
+            assert ".." not in name.split("/")
+
+
+def git_objects(data: bytes) -> None:
+    """Never an error at all; nothing but the maintainer's own bytes verifies."""
+    tag, commit = read_tag(data), read_commit(data)
+    read_tree(data, digits=40)
+    if not verify_ssh_signature(tag.payload, tag.signature, [SIGNER]):
+        assert tag.payload == read_tag(SEEDS["git_objects"][0]).payload
+    assert verify_ssh_signature(commit.payload, commit.signature, [SIGNER])
+
+
+def shown(data: bytes) -> None:
+    """Whatever `rvp show` is given: never anything but RvpError."""
+    from verifier.cli.show import look
+
+    with only_our_errors():
+        _on_disk(data, "", lambda path: look(path, None))
+
+
+def keys(data: bytes) -> None:
+    """Never anything but RvpError, as a public and as a private key."""
+    with only_our_errors():
+        read_public_key(data)
+    with only_our_errors():
+        read_signer(data)
+
+
+def spec(data: bytes) -> None:
+    """Never anything but RvpError."""
+    from pipeline.spec import parse_spec
+
+    with only_our_errors():
+        parse_spec(data)
+
+
+def lock(data: bytes) -> None:
+    """Never anything but RvpError."""
+    from pipeline.lock import parse_lock
+
+    with only_our_errors():
+        parse_lock(data)
+
+
+def _measured(data: bytes, suffix: str) -> None:
+    from pipeline.measure import MeasureOptions, measure_file
+
+    with only_our_errors():
+        _on_disk(data, suffix, lambda path: measure_file(path, options=MeasureOptions(with_log=True)))
+
+
+def enclave(data: bytes) -> None:
+    """An ELF with SGX metadata: never anything but RvpError."""
+    _measured(data, ".so")
+
+
+def sgxs(data: bytes) -> None:
+    """An SGXS stream: never anything but RvpError."""
+    _measured(data, ".sgxs")
+
+
+def sigstruct(data: bytes) -> None:
+    """A SIGSTRUCT: never anything but RvpError."""
+    _measured(data, ".sig")
+
+
+def image(data: bytes) -> None:
+    """A container image in an archive: never anything but RvpError."""
+    _measured(data, ".tar")
+
+
+def _statements() -> list[bytes]:
+    return list(read_bundle(CASES / "two-of-two" / "bundle.tar").statements)
+
+
+def _logs() -> list[bytes]:
+    return [b"".join(blob.chunks()) for blob in read_bundle(CASES / "log" / "bundle.tar").logs]
+
+
+def _git() -> list[bytes]:
+    inputs = {blob.annotations["org.opencontainers.image.title"]: b"".join(blob.chunks())
+              for blob in read_bundle(CASES / "two-of-two" / "bundle.tar").inputs}  # fmt: skip
+    return [inputs["git/app/tag"], inputs["git/app/commit"], inputs["git/app/tree/0"]]
+
+
+def _payloads() -> list[bytes]:
+    return [read_sigstore(data).envelope.payload for data in _statements()]
+
+
+def _enclaves() -> list[bytes]:
+    from pipeline.measure.sgx.enclave_config import EnclaveConfig
+    from pipeline.measure.sgx.pack import pack_enclave
+    from tests.fakes.enclave_elf import enclave_elf
+
+    return [pack_enclave(enclave_elf(), EnclaveConfig(threads=2, stack="16KiB", heap="64KiB")), enclave_elf()]
+
+
+def _streams() -> list[bytes]:
+    from pipeline.measure.sgx.enclave_image import PAGE, EnclaveImage, Pages
+    from pipeline.measure.sgx.sgxs import write_sgxs
+
+    parts = [Pages(address=0, count=2, flags=0x205, content=b"\x90" * PAGE * 2, label="code"),
+             Pages(address=2 * PAGE, count=1, flags=0x203, content=b"", label="bare")]  # fmt: skip
+    return [bytes(write_sgxs(EnclaveImage(size_bytes=4 * PAGE, ssa_frame_size=1, parts=parts)))]
+
+
+def _images() -> list[bytes]:
+    from provenance.oci import blob_of
+    from provenance.ustar import tar_chunks
+
+    empty = blob_of(b'{"architecture":"amd64","os":"linux","rootfs":{"type":"layers","diff_ids":[]}}', "")
+    manifest = canonical_json({
+        "schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json", "layers": [],
+        "config": {"mediaType": "application/vnd.oci.image.config.v1+json", "size": empty.size_bytes,
+                   "digest": f"sha256:{empty.digest.hex()}"},
+    })  # fmt: skip
+    blob = blob_of(manifest, "")
+    index = canonical_json({"schemaVersion": 2, "manifests": [{
+        "mediaType": "application/vnd.oci.image.manifest.v1+json", "size": blob.size_bytes,
+        "digest": f"sha256:{blob.digest.hex()}"}]})  # fmt: skip
+    files = {"oci-layout": b'{"imageLayoutVersion":"1.0.0"}', "index.json": index,
+             f"blobs/sha256/{empty.digest.hex()}": empty.data or b"",
+             f"blobs/sha256/{blob.digest.hex()}": manifest}  # fmt: skip
+    return [b"".join(tar_chunks((name, len(data), (data,)) for name, data in sorted(files.items())))]
+
+
+def _bundles() -> list[bytes]:
+    return [(CASES / name / "bundle.tar").read_bytes() for name in ("two-of-two", "log", "dissent")]
+
+
+EXAMPLE = ROOT / "examples" / "keyservice"
+SEEDS: dict[str, list[bytes]] = {
+    "bundle": _bundles(),
+    "verdict": _bundles()[:1],
+    "statement_in_a_bundle": _statements(),
+    "dsse": _statements(),
+    "statement": _payloads(),
+    "signed": _payloads(),
+    "recipe_tar": [b"".join(read_bundle(CASES / "two-of-two" / "bundle.tar").recipe.chunks())],
+    "policy": [
+        (CASES / name / "policy.toml").read_bytes()
+        for name in ("two-of-two", "unpredicted-allowed", "required")
+    ],
+    "git_objects": _git(),
+    "keys": [(KEYS / "acme.pub").read_bytes(), base64.b64encode(b"x" * 100)],
+    "shown": [*_statements(), *_bundles()[1:2], *_logs(), (KEYS / "maintainer.pub").read_bytes()],
+    "spec": [(EXAMPLE / "rvp.toml").read_bytes()],
+    "lock": [(EXAMPLE / "rvp.lock").read_bytes()],
+    "enclave": _enclaves(),
+    "sgxs": _streams(),
+    "sigstruct": [(EXAMPLE / "keyservice.sig").read_bytes()],
+    "image": _images(),
+}
+TARGETS: dict[str, Target] = {name: globals()[name] for name in SEEDS}
