@@ -47,6 +47,7 @@ Examples:
 @click.pass_obj
 def init(settings: Settings, tee: Kind, origin: str | None, name: str | None, *, force: bool) -> None:
     """Write a commented rvp.toml into this folder."""
+    from pipeline.measure.formats import FORMATS
     from pipeline.starter import project_name, starter_spec
 
     target = Path("rvp.toml")
@@ -61,8 +62,14 @@ def init(settings: Settings, tee: Kind, origin: str | None, name: str | None, *,
         settings.warn(
             f"{untranslated.count('#   line ')} lines were not translated; they stand at the end of {target}"
         )
+    known = {one.tee for one in FORMATS}
+    if origin is None and tee not in known:
+        settings.warn(
+            f"this version measures {', '.join(sorted(known))}: [[measure]] of {tee} is not known yet (RVP-2211); "
+            "leave it out to build and compare"
+        )
     settings.say(f"{styled('passed', '✓')} wrote {target}; next: read it, then `rvp lock`")
-    if source == "src" and not Path("src").exists():
+    if 'path = "src"' in text and not Path("src").exists():
         settings.say(
             "  the spec takes the source from src/, which is not there yet: make it, or change [source.app]"
         )

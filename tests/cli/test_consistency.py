@@ -283,3 +283,16 @@ def test_completion_offers_commands_and_options(tmp_path: Path) -> None:
     assert {"rebuild", "release"} <= set(re.findall(r"plain,(\w+)", run(folder=tmp_path, **asked).stdout))
     asked = {"_RVP_COMPLETE": "bash_complete", "COMP_WORDS": "rvp verify --po", "COMP_CWORD": "2"}
     assert "--policy" in run(folder=tmp_path, **asked).stdout
+
+
+def test_init_says_what_cannot_be_measured_yet(tmp_path: Path) -> None:
+    done = run("init", "--tee", "tdx", folder=tmp_path)
+    assert done.returncode == 0
+    assert "tdx is not known yet" in done.stderr
+    assert "not known yet" not in run("init", "--force", folder=tmp_path).stderr
+
+
+def test_init_speaks_of_src_only_where_the_spec_does(tmp_path: Path) -> None:
+    assert "src/, which is not there" in run("init", folder=tmp_path).stderr
+    (tmp_path / "Dockerfile").write_text("FROM debian:bookworm\nCOPY . /x\nRUN true\n")
+    assert "src/" not in run("init", "--force", "--from", "Dockerfile", folder=tmp_path).stderr
