@@ -65,14 +65,12 @@ def init(settings: Settings, tee: Kind, origin: str | None, name: str | None, *,
     known = {one.tee for one in FORMATS}
     if origin is None and tee not in known:
         settings.warn(
-            f"this version measures {', '.join(sorted(known))}: [[measure]] of {tee} is not known yet (RVP-2211); "
-            "leave it out to build and compare"
+            f"this version measures {', '.join(sorted(known))}: [[measure]] of {tee} is not known yet "
+            "(RVP-2211); leave it out to build and compare"
         )
     settings.say(f"{styled('passed', '✓')} wrote {target}; next: read it, then `rvp lock`")
     if 'path = "src"' in text and not Path("src").exists():
-        settings.say(
-            "  the spec takes the source from src/, which is not there yet: make it, or change [source.app]"
-        )
+        settings.say("  the source is to be in src/, which is not there yet: make it, or change [source.app]")
 
 
 def _translated(name: str, origin: str, source: str) -> str:
