@@ -24,6 +24,7 @@ from typing import IO, TYPE_CHECKING, Any, BinaryIO, Final, cast
 from pipeline.base_tar import decompressed
 from pipeline.debian.rootfs import Image, Node, NotUnpackable
 from pipeline.store import Store
+from pipeline.tar_header import BoundedHeader
 from provenance.canonical import canonical_json
 from provenance.digest import CHUNK_BYTES, chunks_of, sha256
 from provenance.errors import RvpError, SignatureFailure, SpecError
@@ -235,7 +236,9 @@ def _layout(reference: str, folder: Path) -> Iterator[tuple[_Layout, str]]:
         raise ImageAbsent("the OCI layout is not there", place=str(path))
     with contextlib.ExitStack() as stack:
         try:
-            archive = stack.enter_context(tarfile.open(path)) if path.is_file() else None
+            archive = (
+                stack.enter_context(tarfile.open(path, tarinfo=BoundedHeader)) if path.is_file() else None
+            )
             yield _Layout(path, archive), digest
         except tarfile.TarError as error:
             raise ImageAbsent(f"the OCI layout cannot be read: {error}", place=str(path)) from error
@@ -347,7 +350,7 @@ def _add_layer(image: Image, stream: _Hashing, *, place: str) -> None:
     """Lay one layer over what is there; whiteouts remove."""
     added: set[str] = set()
     try:
-        with tarfile.open(fileobj=stream, mode="r|", bufsize=1 << 20) as tar:
+        with tarfile.open(fileobj=stream, mode="r|", bufsize=1 << 20, tarinfo=BoundedHeader) as tar:
             for member in tar:
                 path = posixpath.normpath(member.name).lstrip("/")
                 if path == ".":

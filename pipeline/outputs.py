@@ -20,6 +20,7 @@ import msgspec
 
 from pipeline.engine import Engine
 from pipeline.store import Store
+from pipeline.tar_header import BoundedHeader
 from pipeline.tree import BadEntry, BadPath, Tree, TreeEntry, check_path, make_tree
 from provenance.digest import CHUNK_BYTES
 from provenance.errors import StepFailure
@@ -181,7 +182,9 @@ class _Collector:
         """Read the tar of one output."""
         contents: dict[str, TreeEntry] = {}
         try:
-            with tarfile.open(fileobj=stream, mode="r|", bufsize=CHUNK_BYTES) as archive:
+            with tarfile.open(
+                fileobj=stream, mode="r|", bufsize=CHUNK_BYTES, tarinfo=BoundedHeader
+            ) as archive:
                 for member in archive:
                     self._take(archive, member, contents)
                     archive.members = []  # type: ignore[attr-defined]  # tarfile keeps every header otherwise
@@ -270,7 +273,7 @@ def _names(engine: Engine, container: str, folder: str) -> list[str]:
     with _archive(engine, container, folder) as stream:
         if stream is None:
             return []
-        with tarfile.open(fileobj=stream, mode="r|", bufsize=CHUNK_BYTES) as archive:
+        with tarfile.open(fileobj=stream, mode="r|", bufsize=CHUNK_BYTES, tarinfo=BoundedHeader) as archive:
             for member in archive:
                 parts = member.name.split("/")
                 if len(parts) > 1 and parts[1]:

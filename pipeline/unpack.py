@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from typing import IO, BinaryIO, Final
 
 from pipeline.store import Store
+from pipeline.tar_header import BoundedHeader
 from pipeline.tree import Tree, TreeEntry, make_tree
 from provenance.digest import CHUNK_BYTES
 from provenance.errors import SpecError
@@ -53,7 +54,7 @@ def unpack(archive: BinaryIO, name: str, store: Store) -> Tree:
         archive.seek(0)
         if _is_tar(archive):
             archive.seek(0)
-            with tarfile.open(fileobj=archive) as opened_tar:
+            with tarfile.open(fileobj=archive, tarinfo=BoundedHeader) as opened_tar:
                 return make_tree(_from_tar(opened_tar, name, _Bounded(store, name)))
     except _BROKEN as error:
         raise BadArchive(f"the archive is broken: {error}", place=name) from error

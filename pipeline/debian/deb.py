@@ -14,6 +14,7 @@ import tarfile
 from collections.abc import Iterator
 from typing import IO, Any, BinaryIO, Final, cast
 
+from pipeline.tar_header import BoundedHeader
 from provenance.errors import RvpError, SignatureFailure
 
 _MAGIC: Final = b"!<arch>\n"
@@ -61,7 +62,10 @@ class Deb:
     def control(self) -> dict[str, bytes]:
         """Read the files of the control member: `control`, `conffiles`, `md5sums`, scripts."""
         found: dict[str, bytes] = {}
-        with self._open("control.tar") as raw, tarfile.open(fileobj=raw, mode="r|") as tar:
+        with (
+            self._open("control.tar") as raw,
+            tarfile.open(fileobj=raw, mode="r|", tarinfo=BoundedHeader) as tar,
+        ):
             for member in tar:
                 if member.isfile():
                     if member.size > _MAX_CONTROL_BYTES:
@@ -73,7 +77,10 @@ class Deb:
     @contextlib.contextmanager
     def data(self) -> Iterator[tarfile.TarFile]:
         """Open the data member as a stream: read each member before the next."""
-        with self._open("data.tar") as raw, tarfile.open(fileobj=raw, mode="r|", bufsize=1 << 20) as tar:
+        with (
+            self._open("data.tar") as raw,
+            tarfile.open(fileobj=raw, mode="r|", bufsize=1 << 20, tarinfo=BoundedHeader) as tar,
+        ):
             yield tar
 
     def _list(self) -> Iterator[tuple[str, tuple[int, int]]]:
