@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import subprocess
@@ -94,8 +95,11 @@ def shared_store() -> FolderStore:
 def base(shared_store: FolderStore) -> Rootfs:
     """A Debian root filesystem with a shell, coreutils, setarch, libfaketime and a Turkish locale."""
     folder = CACHE / "base-1"
-    if not (folder / "base.tar").exists():
-        _make_base(folder)
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with (CACHE / "base.lock").open("wb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # several workers, one base
+        if not (folder / "base.tar").exists():
+            _make_base(folder)
     with (folder / "base.tar").open("rb") as stream:
         digest, _ = shared_store.put(chunks_of(stream))
     tools: Tree = read_folder(folder / "tools", shared_store)
