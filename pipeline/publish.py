@@ -116,7 +116,7 @@ def gather(
 
 def unload_inputs(bundle: Bundle, store: Store) -> None:
     """Put the inputs of a bundle into a store, where whoever rebuilds finds them by their digests."""
-    for blob in bundle.inputs:
+    for blob in {blob.digest: blob for blob in bundle.inputs}.values():
         store.put(blob.chunks())
 
 

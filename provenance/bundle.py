@@ -55,6 +55,7 @@ PREDICATE_ANNOTATION: Final = "dev.sigstore.bundle.predicateType"
 MAX_STATEMENT_BYTES: Final = 16 << 20
 MAX_STATEMENTS: Final = 1000
 MAX_STATEMENTS_BYTES: Final = 256 << 20  # of all together: they are held in the memory
+MAX_INPUTS: Final = 20_000
 MAX_RECIPE_BYTES: Final = 64 << 20
 
 
@@ -125,13 +126,20 @@ def read_bundle(path: Path, limits: Limits | None = None) -> Bundle:
                 f"the manifest sha256:{manifest.digest.hex()} has {len(manifest.layers)} layers, not one",
                 place=str(path),
             )
+    inputs = found[INPUTS][0].layers if INPUTS in found else ()
+    titles = [title_of(blob) for blob in inputs]
+    if len(titles) > MAX_INPUTS or len(set(titles)) != len(titles):
+        raise NotABundle(
+            f"{len(titles)} inputs with {len(set(titles))} titles, {MAX_INPUTS} are allowed",
+            place=str(path),
+        )
     bundle = Bundle(
         statements=tuple(
             manifest.layers[0].read(limit_bytes=MAX_STATEMENT_BYTES) for manifest in found.get(STATEMENT, ())
         ),
         logs=found[LOGS][0].layers if LOGS in found else (),
         recipe=recipe.layers[0] if recipe else None,
-        inputs=found[INPUTS][0].layers if INPUTS in found else (),
+        inputs=inputs,
         others=tuple(found.get("", ())),
         digest=layout.digest,
     )
@@ -185,7 +193,7 @@ def write_bundle(path: Path, bundle: Bundle) -> Bundle:
 
 
 def merge(first: Bundle, second: Bundle) -> Bundle:
-    """Add what a second operator said to a bundle.
+    """Add what a second operator said to a bundle; of two inputs with one title the first stays.
 
     Raises:
         RecipeDiffers: RVP-6211: the two were made from different recipes.
@@ -200,7 +208,7 @@ def merge(first: Bundle, second: Bundle) -> Bundle:
         statements=tuple(sorted({*first.statements, *second.statements})),
         logs=first.logs + second.logs,
         recipe=first.recipe or second.recipe,
-        inputs=first.inputs + second.inputs,
+        inputs=tuple({title_of(blob): blob for blob in (*second.inputs, *first.inputs)}.values()),
         others=first.others + second.others,
     )
 

@@ -126,9 +126,13 @@ def _walk(index: bytes, blobs: dict[bytes, Blob], limits: Limits, name: str) -> 
     document = _document(index, _IndexDocument, f"{name}/index.json", limits)
     reached: dict[bytes, Blob] = {}
     manifests = []
+    seen: set[bytes] = set()
     for described in document.manifests:
         if described.media_type != MANIFEST:
             raise NotALayout(f"{described.media_type!r} is not an image manifest", place=f"{name}/index.json")
+        if described.sha256 in seen:  # each entry costs a reading
+            raise NotALayout(f"the manifest {described.digest} stands twice", place=f"{name}/index.json")
+        seen.add(described.sha256)
         blob = _reach(described, blobs, reached, name)
         place = f"{name}/blobs/sha256/{blob.digest.hex()}"
         manifest = _document(blob.read(limit_bytes=limits.json_bytes), _ManifestDocument, place, limits)

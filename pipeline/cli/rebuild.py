@@ -171,7 +171,7 @@ def _load(
     for file in recipe.files:  # of a rebuild that was interrupted; a link would lead elsewhere
         if (output / file.path).is_file() and not (output / file.path).is_symlink():
             (output / file.path).unlink()
-    for blob in found.inputs:
+    for blob in {blob.digest: blob for blob in found.inputs}.values():
         store.put(blob.chunks())  # found again by their digests
     project = load_recipe(
         _from(recipe, repository),

@@ -23,6 +23,7 @@ from provenance.policy import SourcePolicy, TrustPolicy, ref_matches
 from provenance.predicates.core import Source
 from provenance.predicates.shapes import Sha256Digest
 from provenance.strict import convert, parse_json
+from provenance.ustar import TooLarge
 from verifier.verify.ssh_signature import (
     MAX_OBJECT_BYTES,
     object_id,
@@ -33,6 +34,7 @@ from verifier.verify.ssh_signature import (
 )
 
 ORIGIN: Final = "origin.json"
+MAX_OBJECTS_BYTES: Final = 64 << 20
 
 
 class SourceRefused(PolicyFailure):
@@ -62,11 +64,19 @@ def object_title(source: str, kind: str) -> str:
 
 
 def git_objects_of(bundle: Bundle) -> dict[str, bytes]:
-    """Collect the commits and tags among a bundle's inputs."""
+    """Collect the commits, tags and trees among a bundle's inputs.
+
+    Raises:
+        TooLarge: RVP-6206: more of them than the memory should hold.
+    """
+    found = [blob for blob in bundle.inputs if title_of(blob).startswith("git/")]
+    total_bytes = sum(blob.size_bytes for blob in found)
+    if total_bytes > MAX_OBJECTS_BYTES:
+        raise TooLarge(f"{len(found)} git objects of {total_bytes} bytes, {MAX_OBJECTS_BYTES} are allowed")
     return {
         title_of(blob): blob.read(limit_bytes=MAX_OBJECT_BYTES)
-        for blob in bundle.inputs
-        if title_of(blob).startswith("git/") and blob.size_bytes <= MAX_OBJECT_BYTES
+        for blob in found
+        if blob.size_bytes <= MAX_OBJECT_BYTES
     }
 
 

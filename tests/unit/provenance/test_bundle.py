@@ -147,6 +147,17 @@ def test_text_that_is_not_unicode_is_refused_not_a_crash() -> None:
         lay_out(Bundle(statements=(json.dumps({"dsseEnvelope": {"payload": payload}}).encode(),)))
 
 
+def test_an_input_has_a_title_of_its_own(tmp_path: Path) -> None:
+    """Two readers could take different ones: a signed tag and another, say."""
+    tags = [blob_of(data, "application/octet-stream", title="git/app/tag") for data in (b"one", b"two")]
+    first, second = (Bundle(inputs=(tag,)) for tag in tags)
+    both = Manifest(artifact_type="application/vnd.rvp.inputs.v1", layers=tuple(tags))
+    write_layout(tmp_path / "b", layout_of([both]))
+    with pytest.raises(NotABundle, match="2 inputs with 1 titles"):
+        read_bundle(tmp_path / "b")
+    assert merge(first, second).inputs == first.inputs
+
+
 def test_more_statements_than_anybody_makes_are_refused_before_they_are_read(
     tmp_path: Path, monkeypatch
 ) -> None:

@@ -1,6 +1,7 @@
 """The OCI image layout: what is written is canonical, what is read is checked and bounded."""
 
 import io
+import json
 import os
 import tarfile
 from pathlib import Path
@@ -262,3 +263,14 @@ def test_a_blob_that_changes_after_it_was_checked_is_refused(tmp_path: Path) -> 
     (tmp_path / "l" / "blobs" / "sha256" / blob.digest.hex()).write_bytes(b"as stolen")
     with pytest.raises(DigestMismatch):
         layout.manifests[0].layers[0].read(limit_bytes=100)
+
+
+def test_a_manifest_that_stands_twice_is_refused(tmp_path: Path) -> None:
+    """A small index could else have one large manifest read for ever."""
+    write_layout(tmp_path / "l", layout_of([Manifest(artifact_type="application/x", layers=())]))
+    index = tmp_path / "l" / "index.json"
+    document = json.loads(index.read_text())
+    document["manifests"] *= 2
+    index.write_text(json.dumps(document))
+    with pytest.raises(NotALayout, match="twice"):
+        read_layout(tmp_path / "l")

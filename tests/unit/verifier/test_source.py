@@ -5,9 +5,11 @@ import pytest
 
 from provenance.bundle import Bundle, pack_files
 from provenance.canonical import canonical_json
+from provenance.oci import TITLE, blob_of
 from provenance.policy import Policy, QuorumPolicy, SourcePolicy, TrustPolicy
 from provenance.policy import Product as ProductPolicy
-from verifier.verify.source import SourceRefused, check_before_rebuild
+from provenance.ustar import TooLarge
+from verifier.verify.source import SourceRefused, check_before_rebuild, git_objects_of
 
 REPOSITORY = "https://example.org/app.git"
 
@@ -73,3 +75,12 @@ def test_an_unsigned_revision_is_refused_when_a_signature_is_asked_for() -> None
 def test_a_bundle_without_a_recipe_is_refused() -> None:
     with pytest.raises(SourceRefused, match="no recipe"):
         check_before_rebuild(Bundle(), trust())
+
+
+def test_many_titles_of_one_git_object_do_not_fill_the_memory() -> None:
+    blob = blob_of(b"x" * (1 << 20), "")
+    inputs = tuple(
+        msgspec.structs.replace(blob, annotations={TITLE: f"git/app/tree/{number}"}) for number in range(70)
+    )
+    with pytest.raises(TooLarge, match="70 git objects"):
+        git_objects_of(Bundle(inputs=inputs))

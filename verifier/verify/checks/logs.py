@@ -26,7 +26,7 @@ def logs(case: Case) -> Check:
         return not_reached("logs")
     named = {log.digest.sha256: log for one in case.agreed for log in one.predicate.logs}
     wrong, told, strangers = [], [], 0
-    for blob in case.bundle.logs:
+    for blob in {blob.digest: blob for blob in case.bundle.logs}.values():
         reference = named.get(blob.digest.hex())
         if reference is None:
             strangers += 1
