@@ -217,6 +217,14 @@ def listed_files(folder: Path) -> tuple[str, ...]:
     return tuple(sorted(names))
 
 
+def tracks(folder: Path, path: str) -> bool:
+    """Tell whether git has a path of a folder, or anything below it; False outside a repository."""
+    try:
+        return bool(run_git(["ls-files", "-z", "--", path], folder=folder))
+    except GitFailed:
+        return False
+
+
 def _submodule(path: str) -> SubmoduleRefused:
     hint = "make it a source of its own and list it under exclude here"
     return SubmoduleRefused(f'"{path}" is a git submodule', hint=hint)

@@ -10,7 +10,7 @@ from typing import Final
 
 import msgspec
 
-from pipeline.git import describe_folder
+from pipeline.git import describe_folder, tracks
 from pipeline.lock import (
     LOCK_NAME,
     LocalFileChanged,
@@ -39,6 +39,15 @@ class NoCommitTime(SpecError):
     """
 
     code = "RVP-1330"
+
+
+class WorkingFolderCommitted(SpecError):
+    """The repository has a `.rvp` in it: results of steps that nobody here has seen run would be believed.
+
+    Cure: `git rm -r --cached .rvp`, ignore it, and remove the folder; or build in a clone without it.
+    """
+
+    code = "RVP-1332"
 
 
 class FetchNotAllowed(UsageError):
@@ -80,6 +89,10 @@ def load_project(
         SpecError: the spec or the lock is wrong, stale or missing; a source is not what is pinned.
         EnvironmentFailure: a source cannot be fetched.
     """
+    if tracks(folder, ".rvp"):
+        raise WorkingFolderCommitted(
+            "git tracks files in .rvp, which holds what builds gave", place=str(folder / ".rvp")
+        )
     spec_path, lock_path = folder / SPEC_NAME, folder / LOCK_NAME
     spec_bytes = read_spec_bytes(spec_path)
     spec = parse_spec(spec_bytes, name=str(spec_path))

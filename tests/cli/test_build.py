@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from pathlib import Path
 
 import jsonschema
@@ -259,3 +260,14 @@ def test_an_input_that_no_step_gives_is_exit_3(rvp, tmp_path):
     assert code == 3
     assert 'pack.p takes "step.one:gone", but step.one has no "gone"' in err
     assert "error[RVP-2204]" in err
+
+
+def test_results_that_came_with_a_repository_are_not_believed(rvp, tmp_path):
+    write_project(tmp_path, ONE)
+    subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
+    subprocess.run(["git", "add", "rvp.toml", "rvp.lock", "src"], cwd=tmp_path, check=True)
+    assert rvp("build")[0] == 0
+    subprocess.run(["git", "add", "-f", ".rvp/store/records"], cwd=tmp_path, check=True)
+    code, _, err = rvp("build")
+    assert code == 3
+    assert "error[RVP-1332]" in err
