@@ -80,6 +80,16 @@ class EngineTooOld(EnvironmentFailure):
     code = "RVP-2005"
 
 
+class TooFewProcessors(EnvironmentFailure):
+    """A step fixes more processors than the engine has.
+
+    Their number is part of what a step sees, so it is not changed silently. Cure: lower `limits.cpus` of the
+    step, or build on a larger machine.
+    """
+
+    code = "RVP-2006"
+
+
 class Engine:
     """A Docker engine that answers.
 

@@ -12,7 +12,7 @@ import tarfile
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
@@ -28,9 +28,13 @@ from provenance.errors import RvpError, SpecError
 from provenance.events import Observer
 from provenance.version import version
 
+if TYPE_CHECKING:
+    from pipeline.graph import Graph
+
 MEASUREMENTS_NAME: Final = "measurements.json"
 Taken = Mapping[str, "Tree | Rootfs"]
 _MAX_LINKS: Final = 16
+_NOT_YET: Final = ("firmware", "kernel", "initrd", "cmdline", "vcpus", "memory")
 
 
 class NotOneFile(SpecError):
@@ -49,6 +53,33 @@ class NotSupported(SpecError):
     """
 
     code = "RVP-2211"
+
+
+def check_supported(graph: Graph) -> None:
+    """Refuse measures that this version cannot make, before anything runs for them.
+
+    Raises:
+        NotSupported: RVP-2211.
+    """
+    from pipeline.measure.formats import FORMATS
+
+    known = {one.tee for one in FORMATS}
+    for name in graph:
+        measure = graph.nodes[name]["node"].item
+        if not isinstance(measure, Measure):
+            continue
+        tees = (measure.tee,) if isinstance(measure.tee, str) else measure.tee
+        others = [key for key in _NOT_YET if getattr(measure, key)]
+        if missing := [tee for tee in tees if tee not in known]:
+            raise NotSupported(
+                f"{name}: measuring {', '.join(missing)} is not known yet; known: {', '.join(sorted(known))}",
+                place="rvp.toml",
+            )
+        if others or not measure.image:
+            what = f"{', '.join(tees)} from {', '.join(others) or 'nothing'}"
+            raise NotSupported(
+                f"{name}: measuring {what} is not known yet", place="rvp.toml", hint="give `image`"
+            )
 
 
 def make_product(node: Node, taken: Taken, leaves: Leaves, store: Store, observer: Observer) -> Tree:
@@ -146,11 +177,6 @@ def _pack_oci(pack: Pack, taken: Taken, leaves: Leaves, store: FolderStore, scra
 def _measure(measure: Measure, taken: Taken, store: FolderStore, scratch: Path) -> Tree:
     from pipeline.measure import MeasureOptions, measure_file, require_passed
 
-    others = [
-        key for key in ("firmware", "kernel", "initrd", "cmdline", "vcpus", "memory") if getattr(measure, key)
-    ]
-    if others or not measure.image:
-        raise NotSupported(f"measuring {measure.tee} from {', '.join(others) or 'nothing'} is not known yet")
     with _path_of(measure.image, taken, store, scratch) as (path, name):
         options = MeasureOptions(
             name=name,

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from pipeline.client_identity import is_alive, is_own, own_labels
-from pipeline.engine import Engine, EngineRefused
+from pipeline.engine import Engine, EngineRefused, TooFewProcessors
 from pipeline.inputs import (
     archive_of,
     checkout,
@@ -160,6 +160,12 @@ def _prepared(
     facts = facts_of(engine, run.rootfs, reference, store)
     mounted = engine.is_local and os.geteuid() == 0
     size_bytes = sum(one.tree.size_bytes for one in run.inputs)
+    if run.limits.cpus > engine.usable_cpus:
+        raise TooFewProcessors(
+            f"{run.node} fixes {run.limits.cpus} processors, the engine has {engine.usable_cpus}",
+            hint="lower `limits.cpus` of the step, or build on a larger machine",
+            place=engine.url,
+        )
     around = Surroundings(
         cpus=engine.usable_cpus,
         no_file_order=why_no_file_order(is_mounted=mounted, size_bytes=size_bytes),

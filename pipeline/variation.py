@@ -77,7 +77,7 @@ class _Draft:
         self.turn = max(run.run - 1, 1)  # 1 for the first rebuild
         self.build_root, self.hostname = BUILD_ROOT, HOSTNAME
         self.user, self.user_id, self.home = USER, USER_ID, HOME
-        self.cpus = min(run.limits.cpus, around.cpus)
+        self.cpus = run.limits.cpus
         self.umask = UMASK
         self.zone, self.locale = "UTC", "C.UTF-8"
         self.more: dict[str, str] = {}

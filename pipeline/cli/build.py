@@ -121,8 +121,10 @@ def build_project(
     from pipeline.build import build as run_build
     from pipeline.graph import build_graph, select
     from pipeline.leaves import WORKING_NAME, trees_of, with_bases
+    from pipeline.products import check_supported
 
     graph = select(build_graph(project.spec), steps)
+    check_supported(graph)
     bases = [name for name in graph if name.startswith("base.")]
     leaves = with_bases(trees_of(project, store), project, bases, store=store, observer=observer)
     return run_build(

@@ -43,6 +43,7 @@ def plan(
     from pipeline.history import read_history
     from pipeline.leaves import WORKING_NAME, store_of, trees_of, with_known_bases
     from pipeline.plan import make_plan
+    from pipeline.products import check_supported
     from pipeline.project import load_project
     from provenance.events import ignore
 
@@ -52,6 +53,7 @@ def plan(
     opened = store_of(folder, named=store)
     project = load_project(folder, store=opened, observer=ignore)
     graph = select(build_graph(project.spec), steps)
+    check_supported(graph)
     bases = [name for name in graph if name.startswith("base.")]
     leaves = with_known_bases(trees_of(project, opened), project, bases, store=opened)
     for tree in leaves.trees.values():

@@ -126,6 +126,23 @@ def test_a_failed_build_leaves_the_last_result_alone(rvp, tmp_path):
     assert (tmp_path / ".rvp/build/result.json").read_bytes() == before
 
 
+@pytest.mark.parametrize("command", ["plan", "build"])
+@pytest.mark.parametrize(
+    ("measure", "words"),
+    [
+        ('tee = "tdx"\nimage = "step.one:one"', "measuring tdx is not known yet; known: oci, sgx"),
+        ('tee = "sgx"\nfirmware = "step.one:one"', "measuring sgx from firmware is not known yet"),
+    ],
+    ids=["another TEE", "another form"],
+)
+def test_a_measure_that_nobody_can_make_is_told_before_anything_runs(rvp, tmp_path, command, measure, words):
+    write_project(tmp_path, ONE, f'\n[[measure]]\nid = "m"\n{measure}\n')
+    code, _, err = rvp(command)
+    assert code == 3
+    assert words in err
+    assert "started" not in err
+
+
 def test_a_part_of_the_graph_is_built_and_cannot_be_signed(rvp, tmp_path):
     write_project(tmp_path, ONE, TWO, CLOCK)
     code, _, err = rvp("build", "two")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.engine import TooFewProcessors
 from pipeline.sandbox import SandboxLimits, StepInput
 from pipeline.step_failure import (
     CommandAbsent,
@@ -192,3 +193,9 @@ def test_nothing_is_left_in_the_engine(step, base, docker_engine):
         step(make_run(base, "exit 1"))
     mine = docker_engine.api.containers(all=True, filters={"label": f"rvp.pid={os.getpid()}"})
     assert mine == []
+
+
+def test_a_step_that_fixes_more_processors_than_there_are_is_refused(step, base, docker_engine):
+    wanted = docker_engine.usable_cpus + 1
+    with pytest.raises(TooFewProcessors, match=f"fixes {wanted} processors"):
+        step(make_run(base, "nproc > {out}/result", limits=SandboxLimits(cpus=wanted)))
