@@ -83,7 +83,7 @@ def load_project(
 ) -> LoadedProject:
     """Load the project in a folder.
 
-    What a fetch gave and the store lacks is fetched again, on the engine of this machine, and must be equal.
+    Nothing is fetched here: what a fetch gave and the store lacks is brought by `rvp lock`.
 
     Raises:
         SpecError: the spec or the lock is wrong, stale or missing; a source is not what is pinned.
@@ -111,7 +111,7 @@ def load_project(
         )
         for name, source in sorted(spec.source.items())
     }
-    _have_fetches(spec, lock, folder, sources, store, observer, folder / ".rvp" / "scratch")
+    _check_fetches(spec, lock, folder, sources)
     recipe = Recipe(
         spec_bytes=spec_bytes,
         lock_bytes=lock_bytes,
@@ -188,6 +188,18 @@ def _refuse_to_fetch(spec: Spec, lock: Lock, store: Store) -> None:
         )
 
 
+def _check_fetches(spec: Spec, lock: Lock, folder: Path, sources: dict[str, LoadedSource]) -> None:
+    """Refuse a lock whose fetches were made from other inputs."""
+    if not spec.fetch:
+        return
+    from pipeline.fetch.fetching import stale_fetches  # it brings the sandbox with it
+
+    digests = {f"source.{name}": source.tree.digest.hex() for name, source in sources.items()}
+    if found := stale_fetches(spec, lock, digests):
+        told = "; ".join(f"{name}: {reason}" for name, reason in found.items())
+        raise LockStale(f"the lock is stale: {told}", hint="run `rvp lock`", place=str(folder / LOCK_NAME))
+
+
 def _have_fetches(
     spec: Spec,
     lock: Lock,
@@ -197,16 +209,13 @@ def _have_fetches(
     observer: Observer,
     scratch: Path,
 ) -> None:
+    """Fetch again what the store lacks; it must be what the lock pins."""
+    _check_fetches(spec, lock, folder, sources)
     if not spec.fetch:
         return
-    from pipeline.engine import connect  # these bring the sandbox with them
-    from pipeline.fetch.fetching import stale_fetches
+    from pipeline.engine import connect
     from pipeline.resolve import bring_fetches
 
-    digests = {f"source.{name}": source.tree.digest.hex() for name, source in sources.items()}
-    if found := stale_fetches(spec, lock, digests):
-        told = "; ".join(f"{name}: {reason}" for name, reason in found.items())
-        raise LockStale(f"the lock is stale: {told}", hint="run `rvp lock`", place=str(folder / LOCK_NAME))
     bring_fetches(
         spec,
         lock,

@@ -10,6 +10,7 @@ import pytest
 
 from pipeline.engine import Engine
 from pipeline.fetch.fetching import FetchChanged, HostRefused, run_fetch
+from pipeline.leaves import FetchMissing, trees_of
 from pipeline.lock import Lock, write_lock
 from pipeline.project import load_project
 from pipeline.resolve import compare_locks, resolve_lock
@@ -127,15 +128,17 @@ def lock_project(folder: Path, engine: Engine, previous: Lock | None = None) -> 
 
 
 def check_pinned(folder: Path, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> Lock:
-    """Lock; lose the content; load the project, which fetches it again and finds it equal."""
+    """Lock; lose the content: a build says `rvp lock`, which fetches it again and finds it equal."""
     monkeypatch.setattr("pipeline.engine.connect", lambda: engine)
     made = lock_project(folder, engine)
     store = FolderStore(folder / ".rvp" / "store")
     pinned = bytes.fromhex(made.fetch["deps"].tree)
     store.path_of(pinned).unlink()
-    load_project(folder, store=store, observer=ignore)
-    assert store.has(pinned)
+    with pytest.raises(FetchMissing, match=r"fetch\.deps"):
+        trees_of(load_project(folder, store=store, observer=ignore), store)
+    assert not store.has(pinned)
     assert lock_project(folder, engine, made) == made
+    assert store.has(pinned)
     assert "://" not in (folder / "rvp.lock").read_text()
     return made
 
@@ -185,7 +188,7 @@ def test_another_tree_than_the_pinned_one_is_an_error(
     store = FolderStore(tmp_path / ".rvp" / "store")
     store.path_of(bytes.fromhex(made.fetch["deps"].tree)).unlink()
     with pytest.raises(FetchChanged, match=made.fetch["deps"].tree) as caught:
-        load_project(tmp_path, store=store, observer=ignore)
+        lock_project(tmp_path, docker_engine, made)
     assert caught.value.exit_code == 3
 
 
