@@ -21,6 +21,7 @@ from provenance.bundle import Bundle, merge, pack_files, write_bundle
 from provenance.canonical import canonical_json
 from provenance.claims import Unpredicted
 from provenance.digest import hash_bytes, sha256
+from provenance.dsse import IN_TOTO, sign_payload
 from provenance.measurement_log import LogEvent, MeasurementLog
 from provenance.oci import blob_of
 from provenance.oci_reader import read_layout
@@ -38,8 +39,8 @@ from provenance.predicates.release import Release, Validity, make_release
 from provenance.predicates.shapes import ArtifactDigest, ArtifactSubject, Sha256Digest
 from provenance.public_key import public_key_of
 from provenance.signers.key_file import KeyFileSigner
+from provenance.sigstore_bundle import SigstoreBundle, sign_statement
 from provenance.sigstore_bundle import read_bundle as read_sigstore
-from provenance.sigstore_bundle import sign_statement
 from provenance.statement import ResourceDescriptor, make_statement, read_statement
 
 HERE = Path(__file__).parent
@@ -216,6 +217,22 @@ def other(by: str, kind: str, subjects=CORE.subjects, *, result: str = "PASSED")
     return sign_statement(make_statement(listed, kind, {"result": result}), signer(by)).to_json()
 
 
+MALFORMED = ("type", "signatures")
+
+
+def malformed(by: str, way: str, *, hint: str = "") -> bytes:
+    """Sign with another payload type, or write two signatures where one is expected."""
+    key, payload = signer(by), read_sigstore(values(by)).envelope.payload
+    kind = "application/x-rvp-test" if way == "type" else IN_TOTO
+    made = SigstoreBundle(
+        envelope=sign_payload(payload, key, payload_type=kind), hint=signer(hint or by).public_key.hint
+    )
+    document = json.loads(made.to_json())
+    if way == "signatures":
+        document["dsseEnvelope"]["signatures"] *= 2
+    return json.dumps(document).encode()
+
+
 def log(value: str) -> tuple[bytes, LogReference]:
     event = LogEvent(op="ECREATE", length=4096, flags=1)
     made = MeasurementLog(tee="sgx", register="mrenclave", algorithm="sha256", value=value, events=(event,))
@@ -366,6 +383,10 @@ def generate() -> None:
         bundle(*both, values("stranger", core(value="99"))),
         what="an unknown signer counts for nothing",
     )
+    case(
+        "stranger-malformed", bundle(*both, *(malformed("stranger", way) for way in MALFORMED)),
+        what="unknown signers who sign no statement, or write no Sigstore bundle, have no veto",
+    )  # fmt: skip
     two_of_three = policy(operators=("third",))
     other_values = core(value="33")
     case(
@@ -497,6 +518,15 @@ def generate() -> None:
     case(
         "forged_fail", bundle(*both, forged), failing=("signatures",), exit_code=10,
         what="a statement that claims the key of acme and is signed by another",
+    )  # fmt: skip
+    for way in MALFORMED:
+        case(
+            f"malformed-{way}_fail", bundle(*both, malformed("stranger", way, hint="acme")), failing=("signatures",),
+            exit_code=10, what="a malformed statement that claims the key of acme",
+        )  # fmt: skip
+    case(
+        "malformed-signed_fail", bundle(*both, malformed("acme", "type", hint="stranger")), failing=("signatures",),
+        exit_code=10, what="acme signed something that is no statement, under the hint of another key",
     )  # fmt: skip
     case(
         "replaced-recipe_fail", bundle(*both, recipe=recipe_files("evil")), failing=("recipe",), exit_code=13,

@@ -1,8 +1,9 @@
 """What a bundle's statements say, once their signatures are verified against the keys of a policy.
 
 The signature is looked at first; nothing of a payload is believed before. A statement by a key that the
-policy does not name counts for nothing and harms nothing; one that claims a key of the policy and is not
-signed by it is a forgery and is told.
+policy does not name counts for nothing and harms nothing, however malformed it is: what anybody can add must
+not be a veto. One that claims a key of the policy in its hint and is not signed by it is a forgery and is
+told, and so is a malformed one that claims such a key or is signed by it.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import msgspec
 from provenance.bundle import Bundle
 from provenance.canonical import canonical_json
 from provenance.digest import sha256
+from provenance.dsse import NotVerified, verify_signature
 from provenance.errors import RvpError
 from provenance.policy import TrustPolicy
 from provenance.predicates import read_predicate
@@ -21,8 +23,15 @@ from provenance.predicates.core import Core
 from provenance.predicates.reference_values import ReferenceValues
 from provenance.predicates.release import Release
 from provenance.public_key import PublicKey
-from provenance.sigstore_bundle import VerifiedStatement, read_bundle, verify_envelope
+from provenance.sigstore_bundle import (
+    MAX_BUNDLE_BYTES,
+    SigstoreBundle,
+    VerifiedStatement,
+    read_bundle,
+    verify_envelope,
+)
 from provenance.statement import Statement
+from provenance.strict import parse_json
 
 # Types that say yes or no: the field, and what counts as yes. Of all others only the presence counts.
 _RESULTS: Final[dict[str, tuple[str, tuple[str, ...]]]] = {
@@ -80,8 +89,9 @@ class Said(msgspec.Struct, frozen=True, kw_only=True):
         values: reference values by operators.
         releases: by release signers.
         required: by the signers of each `[[require]]`.
-        forged: what is wrong with statements that claim a known key, or are malformed.
+        forged: what is wrong with statements that claim a known key, or that a known key signed.
         strangers: how many statements are by keys that the policy does not name.
+        malformed: how many statements by nobody whom the policy names cannot even be read.
         keyless: how many are signed with a certificate.
         other_builders: operators whose statement names another builder than the policy.
         unknown: predicate types that are not read here, signed by somebody known.
@@ -92,6 +102,7 @@ class Said(msgspec.Struct, frozen=True, kw_only=True):
     required: tuple[Required, ...] = ()
     forged: tuple[str, ...] = ()
     strangers: int = 0
+    malformed: int = 0
     keyless: int = 0
     other_builders: tuple[str, ...] = ()
     unknown: tuple[str, ...] = ()
@@ -107,13 +118,16 @@ def hear(bundle: Bundle, trust: TrustPolicy) -> Said:
     releases: list[Released] = []
     required: list[Required] = []
     forged, unknown, other_builders = [], [], []
-    strangers = keyless = 0
+    strangers = malformed = keyless = 0
     for data in bundle.statements:
         name = f"statement sha256:{sha256(data).hex()}"
         try:
             envelope = read_bundle(data, name=name)
         except RvpError as error:
-            forged.append(str(error))
+            if _claimed_hint(data) in hints:
+                forged.append(str(error))
+            else:
+                malformed += 1
             continue
         if envelope.certificate is not None:
             keyless += 1
@@ -121,10 +135,12 @@ def hear(bundle: Bundle, trust: TrustPolicy) -> Said:
         try:
             verified = verify_envelope(envelope, keys, name=name)
         except RvpError as error:
-            if error.code == "RVP-6103" and envelope.hint not in hints:
+            if envelope.hint in hints or _signed_by_any(envelope, keys):
+                forged.append(str(error))
+            elif error.code == NotVerified.code:
                 strangers += 1
             else:
-                forged.append(str(error))
+                malformed += 1
             continue
         try:
             predicate = read_predicate(verified.statement, name=name)
@@ -153,6 +169,7 @@ def hear(bundle: Bundle, trust: TrustPolicy) -> Said:
         required=tuple(required),
         forged=tuple(forged),
         strangers=strangers,
+        malformed=malformed,
         keyless=keyless,
         other_builders=tuple(sorted(other_builders)),
         unknown=tuple(sorted(set(unknown))),
@@ -163,6 +180,26 @@ def _known_keys(trust: TrustPolicy) -> tuple[PublicKey, ...]:
     keys = [*trust.operator_keys.values(), *trust.release_keys]
     keys += [key for group in trust.require_keys for key in group]
     return tuple({key.fingerprint: key for key in keys}.values())
+
+
+def _claimed_hint(data: bytes) -> str:
+    """Read which key a malformed Sigstore bundle claims; empty when that cannot be read either."""
+    try:
+        found = parse_json(data, limit_bytes=MAX_BUNDLE_BYTES)
+    except RvpError:
+        return ""
+    for name in ("verificationMaterial", "publicKey", "hint"):
+        found = found.get(name) if isinstance(found, dict) else None
+    return found if isinstance(found, str) else ""
+
+
+def _signed_by_any(bundle: SigstoreBundle, keys: tuple[PublicKey, ...]) -> bool:
+    """Tell whether a known key signed the envelope, whatever is in it."""
+    try:
+        verify_signature(bundle.envelope, keys, payload_type=bundle.envelope.payload_type)
+    except RvpError:
+        return False
+    return True
 
 
 def _is_negative(statement: Statement) -> bool:

@@ -9,6 +9,7 @@ from provenance.claims import Check
 from provenance.policy import TrustPolicy
 from verifier.verify.case import Case
 from verifier.verify.checks.answer import not_reached, say
+from verifier.verify.checks.logs import count
 
 
 def bundle(case: Case) -> Check:
@@ -40,7 +41,7 @@ def policy(case: Case) -> Check:
 
 
 def signatures(case: Case) -> Check:
-    """Every statement that claims a key of the policy is signed by it and well-formed."""
+    """Every statement that claims a key of the policy is signed by it, and is well-formed."""
     if case.bundle is None or case.trust is None:
         return not_reached("signatures", "no bundle or no policy")
     said, total = case.said, len(case.bundle.statements)
@@ -55,10 +56,14 @@ def signatures(case: Case) -> Check:
         )
     if not total:
         return not_reached("signatures", "the bundle has no statement")
-    parts = [f"{total - said.strangers - said.keyless} of {total} verified"]
+    parts = [f"{total - said.strangers - said.malformed - said.keyless} of {total} verified"]
     parts += (
         [f"{said.strangers} by keys that the policy does not name: not counted"] if said.strangers else []
     )
+    if said.malformed:
+        verb = "is" if said.malformed == 1 else "are"
+        told = f"{count(said.malformed, 'statement')} by nobody the policy names {verb} malformed"
+        parts.append(f"{told}: not counted")
     parts += [f"{said.keyless} keyless: not verified here, not counted"] if said.keyless else []
     return say("signatures", "passed", "; ".join(parts))
 
