@@ -226,3 +226,22 @@ def test_what_was_not_checked_is_told_once() -> None:
     ]
     assert "1 measurement log was not folded" in done.stdout
     assert done.stdout.count("no file was given") == 1
+
+
+def test_the_header_of_a_verdict_has_the_keys_of_operators_and_release_signers() -> None:
+    case = CASES / "two-of-two"
+    asked = ("verify", case / "bundle.tar", "--policy", case / "policy.toml", "--at", "2026-03-01T00:00:00Z")
+    keys = {
+        name: json.loads(rvp("key", "show", KEYS / f"{name}.pub", "--format", "json").stdout)["fingerprint"][
+            "sha256"
+        ]
+        for name in ("acme", "auditor", "release-a", "release-b")
+    }
+    lines = rvp(*asked).stdout.splitlines()
+    quorum = next(line for line in lines if line.startswith("         quorum "))
+    assert f"(acme {keys['acme'][:12]}, auditor {keys['auditor'][:12]})" in quorum
+    release = next(line for line in lines if line.startswith("         release "))
+    assert f"(release-a.pub {keys['release-a'][:12]}, release-b.pub {keys['release-b'][:12]})" in release
+    view = json.loads(rvp(*asked, "--format", "json").stdout)["policy"]
+    assert view["operator_keys"] == {name: keys[name] for name in ("acme", "auditor")}
+    assert list(view["release_keys"].values()) == [keys["release-a"], keys["release-b"]]

@@ -25,7 +25,7 @@ from provenance.dsse import IN_TOTO, sign_payload
 from provenance.measurement_log import LogEvent, MeasurementLog
 from provenance.oci import blob_of
 from provenance.oci_reader import read_layout
-from provenance.predicates.constraint import Constraint
+from provenance.predicates.constraint import Constraint, Mask
 from provenance.predicates.core import Core, Layer, MeasurementSet, Source, core_digest
 from provenance.predicates.reference_values import (
     Builder,
@@ -185,6 +185,16 @@ def core(*, value: str = "11", unpredicted: bool = False, recipe=RECIPE, **chang
 
 
 CORE = core()
+
+
+def masked(value: str, mask: str) -> Constraint:
+    return Constraint(mask=Mask(value=value, mask=mask))
+
+
+def claiming(changes: dict[str, Constraint | None]) -> Core:
+    """The core with other claims in its set; None removes one."""
+    claims = {name: one for name, one in (CORE.sets[0].claims | changes).items() if one is not None}
+    return replace(CORE, sets=(replace(CORE.sets[0], claims=claims),))
 
 
 def values(by: str, said: Core = CORE, *, level: str = "reproduced", key: str = "", logs=()) -> bytes:
@@ -427,6 +437,22 @@ def generate() -> None:
         at="2026-08-01T00:00:00Z",
         what="the last second of the validity belongs to it",
     )
+
+    debug = "0x00000000000000040000000000000003"
+    for name, claims, status, what in (
+        ("open-debug", {"attributes": masked(debug, "0xfffffffffffffffd0000000000000000")}, "warning", "the mask of ATTRIBUTES leaves DEBUG open"),
+        ("closed-debug", {"attributes": masked(debug, "0xffffffffffffffff0000000000000000")}, "", "the mask of ATTRIBUTES closes DEBUG"),
+        ("debug-enclave", {"attributes": Constraint(exact="0x00000000000000060000000000000003")}, "warning", "the values are those of a debug enclave"),
+        ("minimum-zero", {"isvsvn": Constraint(minimum=0)}, "warning", "a minimum of 0 is any"),
+        ("minimum-one", {"isvsvn": Constraint(minimum=1)}, "", "a minimum of 1 is one"),
+        ("no-mrenclave", {"mrenclave": None, "mrsigner": Constraint(exact="44" * 32)}, "warning", "whatever one signer signed is accepted"),
+    ):  # fmt: skip
+        made = claiming(claims)
+        released = (release("release-a", made), release("release-b", made))
+        case(
+            name, bundle(values("acme", made), values("auditor", made), releases=released),
+            warnings=("slack",) if status else (), what=what,
+        )  # fmt: skip
 
     # inconclusive: nothing failed, and nothing may pass
     case("no-policy", good, policy_text=None, exit_code=20, what="without a policy nothing is trusted")

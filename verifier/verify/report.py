@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from html import escape
+from pathlib import PurePath
 from typing import Any, Final
 
 from provenance.claims import Check
@@ -13,6 +14,7 @@ from verifier.verify.result import PolicyView, Verdict
 _GLYPHS: Final = {"passed": "✓", "failed": "✗", "skipped": "-", "warning": "!"}
 _WIDTH: Final = max(len(rule.id) for rule in CHECKS)
 _INDENT: Final = 13 + _WIDTH
+_SHORT: Final = 12  # hex digits of a fingerprint in the header; --format json has all of them
 
 
 def as_text(verdict: Verdict, bundle: str, policy: str) -> str:
@@ -67,9 +69,10 @@ def _policy_lines(view: PolicyView | None, path: str) -> list[str]:
     minority = "  (MINORITY QUORUM)" if view.minority_quorum else ""
     refs = ", ".join(view.refs) or "any ref"
     signers = f", signed by one of {view.source_signers}" if view.source_signers else ", unsigned"
-    names = ", ".join(view.operators)
+    names = ", ".join(_with_key(name, view.operator_keys.get(name, "")) for name in view.operators)
+    signed = ", ".join(_with_key(PurePath(name).name, key) for name, key in view.release_keys.items())
     release = (
-        f"{view.release_threshold} of {view.release_signers} signers"
+        f"{view.release_threshold} of {view.release_signers} signers ({signed})"
         if view.release_signers
         else "not asked for"
     )
@@ -80,6 +83,11 @@ def _policy_lines(view: PolicyView | None, path: str) -> list[str]:
         f"         quorum     {view.n} of {len(view.operators)} ({names}), {view.level}{minority}",
         f"         release    {release}",
     ]
+
+
+def _with_key(name: str, fingerprint: str) -> str:
+    """Write a name with the beginning of its key's fingerprint: enough to compare by eye."""
+    return f"{name} {fingerprint[:_SHORT] or 'keyless'}"
 
 
 def _check_lines(check: Check) -> list[str]:

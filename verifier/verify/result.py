@@ -52,7 +52,11 @@ class Agreed(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PolicyView(msgspec.Struct, frozen=True, kw_only=True):
-    """The policy, as it is shown before the verdict."""
+    """The policy, as it is shown before the verdict.
+
+    `operator_keys` and `release_keys` have the fingerprints, whole, by the operator's name and by the name of
+    the key's file; a keyless operator has none.
+    """
 
     sha256: str
     product: str
@@ -61,10 +65,12 @@ class PolicyView(msgspec.Struct, frozen=True, kw_only=True):
     refs: tuple[str, ...]
     source_signers: int
     operators: tuple[str, ...]
+    operator_keys: dict[str, str]
     n: int
     minority_quorum: bool
     level: str
     release_signers: int
+    release_keys: dict[str, str]
     release_threshold: int
     minimum_release: int | None
     max_age: str

@@ -94,10 +94,17 @@ def view_policy(trust: TrustPolicy) -> PolicyView:
         refs=policy.source.refs,
         source_signers=len(trust.source_signers),
         operators=tuple(operator.name for operator in policy.operator),
+        operator_keys={name: key.fingerprint.hex() for name, key in trust.operator_keys.items()},
         n=policy.quorum.n,
         minority_quorum=policy.quorum.minority_quorum,
         level=policy.quorum.level,
         release_signers=len(policy.release.signed_by) if policy.release else 0,
+        release_keys={
+            name: key.fingerprint.hex()
+            for name, key in zip(
+                policy.release.signed_by if policy.release else (), trust.release_keys, strict=False
+            )
+        },
         release_threshold=policy.release.threshold if policy.release else 0,
         minimum_release=policy.product.minimum_release,
         max_age=policy.product.max_age,

@@ -27,7 +27,7 @@ from verifier.verify.checks.origin import (
 from verifier.verify.checks.quorum import agreement, conflict, dissent, equivocation, level
 from verifier.verify.checks.release import freshness, release, sequence, validity
 from verifier.verify.checks.statements import bundle, operators, policy, signatures
-from verifier.verify.checks.values import artifacts, require, unpredicted
+from verifier.verify.checks.values import artifacts, require, slack, unpredicted
 from verifier.verify.failures import (
     ArtifactUnknown,
     BundleBroken,
@@ -72,7 +72,12 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True):
 
 
 CHECKS: Final[tuple[Rule, ...]] = tuple(
-    Rule(run=run, failure=failure, mandatory=mandatory, only_warns=run in {policy, equivocation, dissent})
+    Rule(
+        run=run,
+        failure=failure,
+        mandatory=mandatory,
+        only_warns=run in {policy, equivocation, dissent, slack},
+    )
     for run, failure, mandatory in (
         (bundle, BundleBroken, True),
         (policy, NoQuorum, True),
@@ -95,6 +100,7 @@ CHECKS: Final[tuple[Rule, ...]] = tuple(
         (validity, NotValidNow, False),
         (freshness, Stale, True),
         (unpredicted, HoleTooWide, True),
+        (slack, HoleTooWide, False),
         (logs, LogContradicts, False),
         (require, RequiredMissing, False),
     )

@@ -5,9 +5,27 @@ A check is a pure function of the case; docs/reference/verify.md has the table.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Final
+
 from provenance.claims import Check
+from provenance.predicates.constraint import Constraint
+from provenance.predicates.core import Core
 from verifier.verify.case import Case
 from verifier.verify.checks.answer import not_reached, say
+
+# ATTRIBUTES.FLAGS.DEBUG, in our spelling of ATTRIBUTES: flags, then xfrm, each the hex of a 64-bit number.
+# Source: Intel SDM volume 3D, table "Layout of ATTRIBUTES structure", bit 1.
+_DEBUG: Final = 1 << (64 + 1)
+
+# tee -> the claim that is a function of the code.
+_CODE: Final = {
+    "sgx": "mrenclave",
+    "tdx": "mrtd",
+    "snp": "measurement",
+    "verity": "root_hash",
+    "nitro": "pcr0",
+}
 
 
 def artifacts(case: Case) -> Check:
@@ -62,6 +80,45 @@ def unpredicted(case: Case) -> Check:
         source="policy [evidence] allow_unpredicted",
         hint="allow the event by its name, if you can live with not knowing it" if holes else "",
     )
+
+
+def slack(case: Case) -> Check:
+    """The agreed values name the code, accept no debug mode, and have no minimum of 0."""
+    if case.core is None:
+        return not_reached("slack")
+    found = list(_slack(case.core))
+    return say(
+        "slack",
+        "warning" if found else "passed",
+        "\n".join(found) or "none",
+        expected="values that accept this code alone, outside debug mode",
+        source="the agreed statements",
+        hint="evidence of more than what was built may match: ask the operators to close it" if found else "",
+    )
+
+
+def _slack(core: Core) -> Iterator[str]:
+    for one in core.sets:
+        for claim, constraint in one.claims.items():
+            if constraint.minimum == 0:
+                yield f"{one.id}: {claim} is at least 0, which is any"
+            if one.tee == "sgx" and claim == "attributes":
+                yield from (f"{one.id}: {claim} {reason}" for reason in _debug(constraint))
+    for tee, claim in _CODE.items():
+        sets = [one for one in core.sets if one.tee == tee]
+        bare = [one for one in sets if claim not in one.claims]
+        # An enclave is one artifact; a machine is measured by layers: one of them has the code's register.
+        if bare and (tee == "sgx" or len(bare) == len(sets)):
+            yield from (f"{one.id}: {claim} is missing: no claim binds the code" for one in bare)
+
+
+def _debug(constraint: Constraint) -> Iterator[str]:
+    if constraint.mask and not int(constraint.mask.mask, 16) & _DEBUG:
+        yield f"leaves DEBUG open (bit 1; the mask is {constraint.mask.mask})"
+        return
+    values = constraint.one_of or (constraint.mask.value if constraint.mask else constraint.exact,)
+    if any(isinstance(value, str) and int(value, 16) & _DEBUG for value in values):
+        yield f"accepts a debug enclave (bit 1; {constraint.words()})"
 
 
 def require(case: Case) -> Check:
