@@ -82,6 +82,20 @@ class Product(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     max_age: str = ""
 
 
+class FurtherSource(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Another repository whose sources may go in; each has its own rule.
+
+    Attributes:
+        repository: the remote, as the recipe has it.
+        refs: patterns of full ref names, as of the source.
+        signed_by: files with SSH public keys, as of the source.
+    """
+
+    repository: str
+    refs: tuple[str, ...] = ()
+    signed_by: tuple[str, ...] = ()
+
+
 class SourcePolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Values count only for this source.
 
@@ -89,14 +103,14 @@ class SourcePolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
         repository: the remote, as the recipe has it.
         refs: patterns of full ref names; `*` stands for anything but `/`, `**` for anything.
         signed_by: files with SSH public keys; one of them must have signed the tag or the commit.
-        also: repositories of further sources that may go in; sources of any other repository may not.
+        also: further repositories that may go in; sources of any other repository may not.
         recipes: digests of the accepted recipes (spec, lock, sources); empty accepts any.
     """
 
     repository: str
     refs: tuple[str, ...] = ()
     signed_by: tuple[str, ...] = ()
-    also: tuple[str, ...] = ()
+    also: tuple[FurtherSource, ...] = ()
     recipes: tuple[str, ...] = ()
 
 
@@ -179,6 +193,7 @@ class TrustPolicy(msgspec.Struct, frozen=True, kw_only=True):
         release_keys: of the release engineers.
         require_keys: for each `[[require]]`, in order.
         source_signers: SSH public keys, lines of the `signed_by` files.
+        also_signers: those of each `[[source.also]]`, in order.
     """
 
     policy: Policy
@@ -187,6 +202,13 @@ class TrustPolicy(msgspec.Struct, frozen=True, kw_only=True):
     release_keys: tuple[PublicKey, ...] = ()
     require_keys: tuple[tuple[PublicKey, ...], ...] = ()
     source_signers: tuple[str, ...] = ()
+    also_signers: tuple[tuple[str, ...], ...] = ()
+
+    @property
+    def source_rules(self) -> tuple[tuple[SourcePolicy | FurtherSource, tuple[str, ...]], ...]:
+        """The rule of every repository that may go in, the expected one first, with its signers' keys."""
+        source = self.policy.source
+        return ((source, self.source_signers), *zip(source.also, self.also_signers, strict=True))
 
 
 def parse_policy(data: bytes, *, name: str = "") -> Policy:
@@ -235,11 +257,15 @@ def parse_policy(data: bytes, *, name: str = "") -> Policy:
         raise refuse("$.product.minimum_release", "minimum_release is negative")
     if product.max_age and duration_s(product.max_age) is None:
         raise refuse("$.product.max_age", f'"{product.max_age}" is not a duration', 'for example "30d"')
-    if not policy.source.repository:
-        raise refuse("$.source.repository", "the repository is empty: a folder in none would be accepted")
-    for key in ("refs", "also"):
-        if "" in getattr(policy.source, key):
-            raise refuse(f"$.source.{key}", f"{key} has an empty entry, which is every source without one")
+    named: set[str] = set()
+    for path, source in source_paths(policy):
+        if not source.repository:
+            raise refuse(f"{path}.repository", "the repository is empty: a folder in none would be accepted")
+        if source.repository in named:
+            raise refuse(f"{path}.repository", f"the repository {source.repository} has two rules")
+        named.add(source.repository)
+        if "" in source.refs:
+            raise refuse(f"{path}.refs", "refs has an empty entry, which is every source without one")
     for index, recipe in enumerate(policy.source.recipes):
         if not re.fullmatch(r"[0-9a-f]{64}", recipe):
             raise refuse(f"$.source.recipes[{index}]", f'"{recipe}" is not 64 hex digits')
@@ -249,6 +275,12 @@ def parse_policy(data: bytes, *, name: str = "") -> Policy:
         if tee not in {"sgx", "tdx", "snp", "tpm", "nitro"}:
             raise refuse(f"$.evidence.{tee}", f'there is no TEE "{tee}"', "known: sgx, tdx, snp, tpm, nitro")
     return policy
+
+
+def source_paths(policy: Policy) -> tuple[tuple[str, SourcePolicy | FurtherSource], ...]:
+    """List the rules of the repositories that may go in, each with its place in the file."""
+    further = ((f"$.source.also[{index}]", one) for index, one in enumerate(policy.source.also))
+    return (("$.source", policy.source), *further)
 
 
 def _check_threshold(
@@ -289,11 +321,16 @@ def load_policy(path: Path) -> TrustPolicy:
         operator_keys=operator_keys,
         release_keys=_distinct(policy.release.signed_by, folder, path, "release") if policy.release else (),
         require_keys=tuple(_distinct(r.signed_by, folder, path, "require") for r in policy.require),
-        source_signers=tuple(
-            line
-            for name in policy.source.signed_by
-            for line in read_ssh_keys(read_file(folder / name, limit_bytes=1 << 20), str(folder / name))
-        ),
+        source_signers=_source_signers(policy.source, folder),
+        also_signers=tuple(_source_signers(one, folder) for one in policy.source.also),
+    )
+
+
+def _source_signers(source: SourcePolicy | FurtherSource, folder: Path) -> tuple[str, ...]:
+    return tuple(
+        line
+        for name in source.signed_by
+        for line in read_ssh_keys(read_file(folder / name, limit_bytes=1 << 20), str(folder / name))
     )
 
 

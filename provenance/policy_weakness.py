@@ -20,7 +20,7 @@ from typing import Literal
 
 import msgspec
 
-from provenance.policy import Policy, TrustPolicy
+from provenance.policy import Policy, TrustPolicy, source_paths
 from provenance.strict import line_in_toml
 
 
@@ -131,48 +131,48 @@ def weaknesses(policy: Policy, text: str, trust: TrustPolicy | None = None) -> t
                 f'the key of operator "{name}" also releases or reviews: whoever has it does both',
                 "a key for each role",
             )
-    source = policy.source
-    if not source.refs:
-        say(
-            "any-ref",
-            "error",
-            "$.source.repository",
-            "no refs: any branch of the repository is accepted",
-            'refs = ["refs/tags/v*"]',
-        )
-    for index, ref in enumerate(source.refs):
-        if ref in {"*", "**", "refs/*", "refs/**"} or ref.startswith(("*", "refs/*")):
+    for path, source in source_paths(policy):
+        if not source.refs:
             say(
                 "any-ref",
                 "error",
-                f"$.source.refs[{index}]",
-                f'"{ref}" accepts every branch and pull request',
+                f"{path}.repository",
+                "no refs: any branch of the repository is accepted",
                 'refs = ["refs/tags/v*"]',
             )
-        elif ref.startswith("refs/heads/"):
+        for index, ref in enumerate(source.refs):
+            if ref in {"*", "**", "refs/*", "refs/**"} or ref.startswith(("*", "refs/*")):
+                say(
+                    "any-ref",
+                    "error",
+                    f"{path}.refs[{index}]",
+                    f'"{ref}" accepts every branch and pull request',
+                    'refs = ["refs/tags/v*"]',
+                )
+            elif ref.startswith("refs/heads/"):
+                say(
+                    "branch-ref",
+                    "warning",
+                    f"{path}.refs[{index}]",
+                    f'"{ref}" is a branch: it moves',
+                    'refs = ["refs/tags/v*"]',
+                )
+        if not source.signed_by:
             say(
-                "branch-ref",
+                "unsigned-source",
                 "warning",
-                f"$.source.refs[{index}]",
-                f'"{ref}" is a branch: it moves',
-                'refs = ["refs/tags/v*"]',
+                f"{path}.repository",
+                "no signed_by: whoever controls the repository's host chooses the source",
+                'sign tags (git tag -s with an SSH key) and name the key: signed_by = ["maintainers.pub"]',
             )
-    if not source.signed_by:
-        say(
-            "unsigned-source",
-            "warning",
-            "$.source.repository",
-            "no signed_by: whoever controls the repository's host chooses the source",
-            'sign tags (git tag -s with an SSH key) and name the key: signed_by = ["maintainers.pub"]',
-        )
-    if source.repository.startswith(("http://", "git://")):
-        say(
-            "plain-transport",
-            "warning",
-            "$.source.repository",
-            "the repository is reached without encryption",
-            "https:// or ssh://",
-        )
+        if source.repository.startswith(("http://", "git://")):
+            say(
+                "plain-transport",
+                "warning",
+                f"{path}.repository",
+                "the repository is reached without encryption",
+                "https:// or ssh://",
+            )
     if policy.quorum.level == "measured":
         say(
             "level-measured",

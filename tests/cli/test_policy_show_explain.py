@@ -245,3 +245,19 @@ def test_the_header_of_a_verdict_has_the_keys_of_operators_and_release_signers()
     view = json.loads(rvp(*asked, "--format", "json").stdout)["policy"]
     assert view["operator_keys"] == {name: keys[name] for name in ("acme", "auditor")}
     assert list(view["release_keys"].values()) == [keys["release-a"], keys["release-b"]]
+
+
+def test_a_policy_that_init_wrote_has_a_rule_for_each_repository_of_the_bundle(tmp_path: Path) -> None:
+    bundle = CASES / "further-source" / "bundle.tar"
+    made = rvp(
+        "policy", "init", bundle, "--out", tmp_path / "p.toml",
+        "--operator", f"acme={KEYS}/acme.pub", "--operator", f"auditor={KEYS}/auditor.pub",
+        "--release-signer", KEYS / "release-a.pub",
+    )  # fmt: skip
+    assert made.returncode == 0, made.stderr
+    done = rvp("verify", bundle, "--policy", tmp_path / "p.toml", "--at", "2026-03-01T00:00:00Z")
+    assert done.returncode == 0, done.stdout
+    assert "and        https://example.org/library.git refs/tags/v*, unsigned" in done.stdout
+    assert "source     https://example.org/library.git" in rvp("show", tmp_path / "p.toml").stdout
+    checked = json.loads(rvp("policy", "check", tmp_path / "p.toml", "--format", "json").stdout)
+    assert [one["id"] for one in checked["findings"]].count("unsigned-source") == 2

@@ -308,6 +308,36 @@ def policy(*changes: tuple[str, str], operators: tuple[str, ...] = (), more: str
     return text + more
 
 
+LIBRARY = "https://example.org/library.git"
+_ALSO = f'[[source.also]]\nrepository = "{LIBRARY}"\nrefs = ["refs/tags/v*"]\n'
+FURTHER_UNSIGNED = POLICY.replace("[quorum]", f"{_ALSO}\n[quorum]")
+FURTHER = POLICY.replace("[quorum]", f'{_ALSO}signed_by = ["../../keys/librarian.pub"]\n\n[quorum]')
+
+
+def with_library(*, ref: str = "refs/tags/v1.2.0", signed_by: str | None = "librarian") -> Bundle:
+    """The product, built from a library of another repository as well."""
+    recipe = dict(RECIPE)
+    recipe["recipe.json"] = canonical_json(
+        json.loads(RECIPE["recipe.json"]) | {"sources": {"app": "ab" * 32, "lib": "cd" * 32}}
+    )
+    said = core(recipe=recipe)
+    library = replace(
+        said.sources[0], name="lib", repository=LIBRARY, ref=ref, tree_digest=Sha256Digest(sha256="cd" * 32)
+    )
+    said = replace(said, sources=(*said.sources, library))
+    made = bundle(
+        values("acme", said),
+        values("auditor", said),
+        releases=(release("release-a", said), release("release-b", said)),
+        recipe=recipe,
+    )
+    signed = (
+        blob_of(COMMIT, "", title="git/lib/commit"),
+        blob_of(tag(by=signed_by), "", title="git/lib/tag"),
+    )
+    return replace(made, inputs=(*made.inputs, *signed))
+
+
 # ---- writing cases ----------------------------------------------------------------------------------
 
 CASES = HERE / "verify"
@@ -376,7 +406,8 @@ def generate() -> None:
     keys.mkdir()
     for name in NAMES:
         (keys / f"{name}.pub").write_bytes(signer(name).public_key.pem)
-    (keys / "maintainer.pub").write_text(ssh_key("maintainer")[1] + " maintainer\n")
+    for name in ("maintainer", "librarian"):
+        (keys / f"{name}.pub").write_text(f"{ssh_key(name)[1]} {name}\n")
     both = (values("acme"), values("auditor"))
     good = bundle(*both)
 
@@ -452,6 +483,18 @@ def generate() -> None:
         case(
             name, bundle(values("acme", made), values("auditor", made), releases=released),
             warnings=("slack",) if status else (), what=what,
+        )  # fmt: skip
+
+    for name, changes, text, failing, what in (
+        ("further-source", {}, FURTHER, (), "a library of a repository that the policy names, at an expected ref, signed"),
+        ("further-unsigned", {"signed_by": None}, FURTHER_UNSIGNED, (), "a library whose signature is not asked for"),
+        ("further-other-ref_fail", {"ref": "refs/heads/evil"}, FURTHER_UNSIGNED, ("source-ref",), "a branch of the library instead of a tag"),
+        ("further-not-signed_fail", {"signed_by": None}, FURTHER, ("source-signature",), "the library's tag has no signature"),
+        ("further-signed-by-other_fail", {"signed_by": "maintainer"}, FURTHER, ("source-signature",), "a maintainer of the application does not sign for the library"),
+        ("further-not-named_fail", {}, POLICY, ("source-repository",), "a library of a repository that the policy does not name"),
+    ):  # fmt: skip
+        case(
+            name, with_library(**changes), policy_text=text, failing=failing, exit_code=13 if failing else 0, what=what
         )  # fmt: skip
 
     # inconclusive: nothing failed, and nothing may pass
@@ -798,6 +841,14 @@ def generate() -> None:
         "one-key-two-operators_fail", good, exit_code=2,
         policy_text=policy(("keys/auditor.pub", "keys/acme.pub")), what="one key under two names",
     )  # fmt: skip
+    for name, old, new, what in (
+        ("further-twice_fail", LIBRARY, REPOSITORY, "the rule of the expected repository stands twice"),
+        ("further-as-name_fail", "[[source.also]]\nrepository = ", "also = ", "a further repository without a table of its own"),
+    ):  # fmt: skip
+        text = FURTHER_UNSIGNED.replace(old, new).replace(
+            f'"{LIBRARY}"\nrefs = ["refs/tags/v*"]', f'["{LIBRARY}"]'
+        )
+        case(name, good, exit_code=2, policy_text=text, what=what)
     case(
         "minority-unsaid_fail",
         good,

@@ -93,11 +93,14 @@ def init(
     if not named:
         raise click.UsageError("a policy needs at least one --operator NAME=KEY.pub")
     said = _said(read_bundle(bundle)) if bundle else {}
+    expected = repository or said.get("repository", "https://example.org/REPOSITORY.git")
+    named_there = dict.fromkeys(said.get("repositories", "").splitlines())
     text = _policy_text(
         product=product or said.get("product", "PRODUCT"),
         series=series or said.get("series", "stable"),
         sequence=said.get("sequence", "0"),
-        repository=repository or said.get("repository", "https://example.org/REPOSITORY.git"),
+        repository=expected,
+        also=[one for one in named_there if one != expected],
         n=n or max(2 if len(named) > 1 else 1, len(named) // 2 + 1),
         operators=[(name, _beside(key, out)) for name, key in named],
         release_signers=[_beside(key, out) for key in release_signers],
@@ -142,7 +145,7 @@ def _said(bundle: Bundle) -> dict[str, str]:
             found["ref"] = refs[0] if refs else ""
             repositories = [str(one["repository"]) for one in sources if one.get("repository")]
             if repositories:
-                found["repository"] = repositories[0]
+                found["repository"], found["repositories"] = repositories[0], "\n".join(repositories)
         elif statement.get("predicateType") == RELEASE:
             found["series"] = str(predicate.get("series", ""))
             sequence = predicate.get("sequence")
@@ -162,12 +165,27 @@ def _list(texts: list[str]) -> str:
     return "[" + ", ".join(_quote(text) for text in texts) + "]"
 
 
+def _further(repositories: list[str]) -> list[str]:
+    lines = []
+    for repository in repositories:
+        lines += [
+            "",
+            "# A further repository that may go in; its rule is its own.",
+            "[[source.also]]",
+            f"repository = {_quote(repository)}",
+            'refs = ["refs/tags/v*"]',
+            '# signed_by = ["its-maintainers.pub"]',
+        ]
+    return lines
+
+
 def _policy_text(
     *,
     product: str,
     series: str,
     sequence: str,
     repository: str,
+    also: list[str],
     n: int,
     operators: list[tuple[str, str]],
     release_signers: list[str],
@@ -192,6 +210,7 @@ def _policy_text(
         'refs = ["refs/tags/v*"]',
         "# SSH public keys; one of them must have signed the tag or the commit.",
         f"signed_by = {_list(source_signers)}" if source_signers else '# signed_by = ["maintainers.pub"]',
+        *_further(also),
         "",
         "[quorum]",
         f"# So many operators must say the same, of {len(operators)}.",

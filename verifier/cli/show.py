@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -21,6 +21,9 @@ from provenance.sigstore_bundle import read_bundle as read_sigstore
 from provenance.strict import convert, parse_json, read_file, read_toml
 from verifier.cli.documents import Shown
 from verifier.cli.terminal import Settings, format_option
+
+if TYPE_CHECKING:
+    from provenance.policy import FurtherSource, SourcePolicy
 
 UNVERIFIED: Final = "unverified: nothing here was checked against a policy (rvp verify does)"
 VIEWS: Final = ("statement", "predicate", "values", "log", "recipe")
@@ -414,17 +417,16 @@ def _toml(data: bytes, path: Path) -> Looked:
 
 
 def _policy(data: bytes, path: Path) -> Looked:
-    from provenance.policy import parse_policy
+    from provenance.policy import parse_policy, source_paths
 
     policy = parse_policy(data, name=str(path))
-    quorum, product, source = policy.quorum, policy.product, policy.source
+    quorum, product = policy.quorum, policy.product
     minority = " (minority quorum)" if quorum.minority_quorum else ""
     fresh = f"minimum release {product.minimum_release}, max age {product.max_age or 'none'}"
     lines = [
         f"policy     {path}  sha256:{sha256(data).hex()}",
         f"product    {product.name}, series {product.series or 'any'}, {fresh}",
-        f"source     {source.repository} {', '.join(source.refs) or 'any ref'}",
-        f"           signed by {', '.join(source.signed_by) or 'nobody'}",
+        *(line for _, one in source_paths(policy) for line in _source_lines(one)),
         f"quorum     {quorum.n} of {len(policy.operator)}, {quorum.level}{minority}",
     ]
     lines += [
@@ -437,6 +439,13 @@ def _policy(data: bytes, path: Path) -> Looked:
         for one in policy.require
     ]
     return "policy", read_toml(data, dict[str, Any]), lines
+
+
+def _source_lines(rule: SourcePolicy | FurtherSource) -> tuple[str, str]:
+    return (
+        f"source     {rule.repository} {', '.join(rule.refs) or 'any ref'}",
+        f"           signed by {', '.join(rule.signed_by) or 'nobody'}",
+    )
 
 
 def _indented(document: Any) -> list[str]:

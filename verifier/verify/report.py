@@ -9,7 +9,7 @@ from typing import Any, Final
 from provenance.claims import Check
 from provenance.plain_text import one_line, plain
 from verifier.verify.checks import CHECKS
-from verifier.verify.result import PolicyView, Verdict
+from verifier.verify.result import FurtherView, PolicyView, Verdict
 
 _GLYPHS: Final = {"passed": "✓", "failed": "✗", "skipped": "-", "warning": "!"}
 _WIDTH: Final = max(len(rule.id) for rule in CHECKS)
@@ -67,8 +67,6 @@ def _policy_lines(view: PolicyView | None, path: str) -> list[str]:
     fresh = [f"release {view.minimum_release} or later"] if view.minimum_release is not None else []
     fresh += [f"not older than {view.max_age}"] if view.max_age else []
     minority = "  (MINORITY QUORUM)" if view.minority_quorum else ""
-    refs = ", ".join(view.refs) or "any ref"
-    signers = f", signed by one of {view.source_signers}" if view.source_signers else ", unsigned"
     names = ", ".join(_with_key(name, view.operator_keys.get(name, "")) for name in view.operators)
     signed = ", ".join(_with_key(PurePath(name).name, key) for name, key in view.release_keys.items())
     release = (
@@ -79,10 +77,16 @@ def _policy_lines(view: PolicyView | None, path: str) -> list[str]:
     return [
         f"policy   {plain(path)}  sha256:{view.sha256}",
         f"         product    {view.product}, series {view.series or 'any'}, {', '.join(fresh) or 'any age'}",
-        f"         source     {view.repository} {refs}{signers}",
+        f"         source     {_source_words(view)}",
+        *(f"         and        {_source_words(one)}" for one in view.also),
         f"         quorum     {view.n} of {len(view.operators)} ({names}), {view.level}{minority}",
         f"         release    {release}",
     ]
+
+
+def _source_words(view: PolicyView | FurtherView) -> str:
+    signers = f"signed by one of {view.source_signers}" if view.source_signers else "unsigned"
+    return f"{view.repository} {', '.join(view.refs) or 'any ref'}, {signers}"
 
 
 def _with_key(name: str, fingerprint: str) -> str:

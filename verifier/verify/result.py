@@ -51,6 +51,14 @@ class Agreed(msgspec.Struct, frozen=True, kw_only=True):
     not_after: str = ""
 
 
+class FurtherView(msgspec.Struct, frozen=True, kw_only=True):
+    """A further repository that the policy lets in."""
+
+    repository: str
+    refs: tuple[str, ...]
+    source_signers: int
+
+
 class PolicyView(msgspec.Struct, frozen=True, kw_only=True):
     """The policy, as it is shown before the verdict.
 
@@ -64,6 +72,7 @@ class PolicyView(msgspec.Struct, frozen=True, kw_only=True):
     repository: str
     refs: tuple[str, ...]
     source_signers: int
+    also: tuple[FurtherView, ...]
     operators: tuple[str, ...]
     operator_keys: dict[str, str]
     n: int

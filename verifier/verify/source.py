@@ -19,7 +19,7 @@ import msgspec
 from provenance.bundle import Bundle, title_of, unpack_files
 from provenance.claims import Check
 from provenance.errors import EnvironmentFailure, PolicyFailure
-from provenance.policy import SourcePolicy, TrustPolicy, ref_matches
+from provenance.policy import FurtherSource, SourcePolicy, TrustPolicy, ref_matches
 from provenance.predicates.core import Source
 from provenance.predicates.shapes import Sha256Digest
 from provenance.strict import convert, parse_json
@@ -121,14 +121,14 @@ def _git(clone: Path, *arguments: str) -> bytes:
 # ---- the checks ------------------------------------------------------------------------------------
 
 
-def expected_sources(policy: SourcePolicy, sources: tuple[Source, ...]) -> tuple[Source, ...]:
-    """The sources that are in the expected repository."""
-    return tuple(source for source in sources if source.repository == policy.repository)
+def expected_sources(rule: SourcePolicy | FurtherSource, sources: tuple[Source, ...]) -> tuple[Source, ...]:
+    """The sources that are in the repository of a rule: the expected one, or a further one."""
+    return tuple(source for source in sources if source.repository == rule.repository)
 
 
 def check_repository(policy: SourcePolicy, sources: tuple[Source, ...]) -> Check:
     """The expected repository goes in, and no other that the policy does not name."""
-    allowed = {"", policy.repository, *policy.also}
+    allowed = {"", policy.repository, *(one.repository for one in policy.also)}
     foreign = sorted({source.repository for source in sources} - allowed)
     good = bool(expected_sources(policy, sources)) and not foreign
     return Check(
@@ -136,59 +136,59 @@ def check_repository(policy: SourcePolicy, sources: tuple[Source, ...]) -> Check
         status="passed" if good else "failed",
         expected=policy.repository,
         got=", ".join(foreign) or (policy.repository if good else "no source that is in a repository"),
-        source="policy [source] repository, also",
+        source="policy [source] repository, [[source.also]]",
         hint="" if good else "these are values of somebody else's source",
     )
 
 
 def check_ref(policy: SourcePolicy, sources: tuple[Source, ...]) -> Check:
-    """The source is at an expected ref, and is what was committed there."""
+    """Each source is at a ref that its repository's rule expects, and is what was committed there."""
     meant = expected_sources(policy, sources)
     dirty = [source for source in sources if source.dirty]
-    wrong = bool(dirty) or (
-        bool(policy.refs)
-        and not all(any(ref_matches(source.ref, ref) for ref in policy.refs) for source in meant)
-    )
+    expected, got = [" or ".join(policy.refs) or "any ref"], sorted({one.ref or "no ref" for one in meant})
+    wrong = bool(dirty) or not _all_match(policy.refs, meant)
+    for rule in policy.also:
+        found = expected_sources(rule, sources)
+        wrong = wrong or not _all_match(rule.refs, found)
+        if found:
+            expected.append(f"{' or '.join(rule.refs) or 'any ref'} of {rule.repository}")
+            got += [f"{ref} of {rule.repository}" for ref in sorted({one.ref or "no ref" for one in found})]
     return Check(
         id="source-ref",
         status="failed" if wrong else "passed" if meant else "skipped",
-        expected=" or ".join(policy.refs) or "any ref",
+        expected=", ".join(expected),
         got=", ".join(
-            [f'source "{source.name}" has changes that are in no commit' for source in dirty]
-            or sorted({source.ref or "no ref" for source in meant})
+            [f'source "{source.name}" has changes that are in no commit' for source in dirty] or got
         )
         or "no source of the expected repository",
-        source="policy [source] refs",
+        source="policy [source] refs, [[source.also]] refs",
         hint="only what was built from an expected ref counts" if wrong else "",
     )
 
 
-def check_signature(
-    policy: SourcePolicy, signers: tuple[str, ...], sources: tuple[Source, ...], objects: GitObjects
-) -> Check:
-    """A maintainer signed the tag or the commit."""
-    meant = expected_sources(policy, sources)
-    if not policy.signed_by:
-        return Check(
-            id="source-signature",
-            status="skipped",
-            got="the policy has no signed_by",
-            source="policy [source]",
-        )
+def _all_match(refs: tuple[str, ...], sources: tuple[Source, ...]) -> bool:
+    return not refs or all(any(ref_matches(source.ref, ref) for ref in refs) for source in sources)
+
+
+def check_signature(trust: TrustPolicy, sources: tuple[Source, ...], objects: GitObjects) -> Check:
+    """For each repository whose rule has signers, one of them signed the tag or the commit."""
+    asked = [(rule, signers) for rule, signers in trust.source_rules if rule.signed_by]
+    meant = [(source, signers) for rule, signers in asked for source in expected_sources(rule, sources)]
     if not meant:
         return Check(
             id="source-signature",
             status="skipped",
-            got="no source of the expected repository",
+            got="no source of a repository that has signed_by" if asked else "the policy has no signed_by",
             source="policy [source]",
         )
-    reasons = [reason for source in meant if (reason := unsigned(source, signers, objects))]
+    reasons = [reason for source, signers in meant if (reason := unsigned(source, signers, objects))]
+    keys = ", ".join(f"one of {len(signers)} SSH keys for {rule.repository}" for rule, signers in asked)
     return Check(
         id="source-signature",
         status="failed" if reasons else "passed",
-        expected=f"the tag or the commit is signed by one of {len(signers)} SSH keys",
-        got="; ".join(reasons) or ", ".join(f"{source.ref} {source.commit}" for source in meant),
-        source="policy [source] signed_by",
+        expected=f"the tag or the commit is signed by {keys}",
+        got="; ".join(reasons) or ", ".join(f"{source.ref} {source.commit}" for source, _ in meant),
+        source="policy [source] signed_by, [[source.also]] signed_by",
         hint="git tag -s with an SSH key of a maintainer; rvp publish puts the objects into the bundle"
         if reasons
         else "",
@@ -353,7 +353,7 @@ def check_before_rebuild(
     checks = (
         check_repository(policy, sources),
         check_ref(policy, sources),
-        check_signature(policy, trust.source_signers, sources, objects),
+        check_signature(trust, sources, objects),
         check_committed(policy, sources, unpack_files(bundle.recipe) if bundle.recipe else {}, objects),
     )
     for check in checks:

@@ -22,6 +22,7 @@ from verifier.verify.result import (
     INCONCLUSIVE_EXIT,
     Agreed,
     Artifact,
+    FurtherView,
     OperatorView,
     Outcome,
     PolicyView,
@@ -93,6 +94,10 @@ def view_policy(trust: TrustPolicy) -> PolicyView:
         repository=policy.source.repository,
         refs=policy.source.refs,
         source_signers=len(trust.source_signers),
+        also=tuple(
+            FurtherView(repository=rule.repository, refs=rule.refs, source_signers=len(signers))
+            for rule, signers in trust.source_rules[1:]
+        ),
         operators=tuple(operator.name for operator in policy.operator),
         operator_keys={name: key.fingerprint.hex() for name, key in trust.operator_keys.items()},
         n=policy.quorum.n,

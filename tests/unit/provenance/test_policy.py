@@ -242,9 +242,18 @@ def test_a_key_in_two_roles_is_weak(folder: Path) -> None:
     [
         ('"https://example.org/keyservice.git"', '""'),
         ('["refs/tags/v*"]', '["refs/tags/v*", ""]'),
-        ('["refs/tags/v*"]', '["refs/tags/v*"]\nalso = [""]'),
+        ('["refs/tags/v*"]', '["refs/tags/v*"]\nalso = [{ repository = "" }]'),
     ],
 )
 def test_an_empty_source_would_accept_a_folder_in_no_repository(old: str, new: str) -> None:
     with pytest.raises(PolicyInvalid, match="empty"):
         parse_policy(changed(old, new))
+
+
+def test_a_further_repository_is_judged_as_the_expected_one_is() -> None:
+    text = STRONG.replace("[quorum]", '[[source.also]]\nrepository = "http://example.org/lib.git"\n[quorum]')
+    found = {one.id: one for one in weaknesses(parse_policy(text.encode()), text)}
+    assert set(found) == {"any-ref", "unsigned-source", "plain-transport"}
+    assert {text.splitlines()[one.line - 1] for one in found.values()} == {
+        'repository = "http://example.org/lib.git"'
+    }

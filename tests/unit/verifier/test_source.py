@@ -6,7 +6,7 @@ import pytest
 from provenance.bundle import Bundle, pack_files
 from provenance.canonical import canonical_json
 from provenance.oci import TITLE, blob_of
-from provenance.policy import Policy, QuorumPolicy, SourcePolicy, TrustPolicy
+from provenance.policy import FurtherSource, Policy, QuorumPolicy, SourcePolicy, TrustPolicy
 from provenance.policy import Product as ProductPolicy
 from provenance.ustar import TooLarge
 from verifier.verify.source import SourceRefused, check_before_rebuild, git_objects_of
@@ -37,7 +37,9 @@ def trust(**changes: object) -> TrustPolicy:
         quorum=QuorumPolicy(n=1),
         operator=(),
     )
-    return TrustPolicy(policy=policy, digest=b"", operator_keys={})
+    return TrustPolicy(
+        policy=policy, digest=b"", operator_keys={}, also_signers=tuple(() for _ in expected.also)
+    )
 
 
 def test_the_expected_source_may_be_rebuilt() -> None:
@@ -64,7 +66,9 @@ def test_a_second_repository_must_be_named() -> None:
     library = source(name="lib", repository="https://example.org/lib.git")
     with pytest.raises(SourceRefused, match=r"lib\.git"):
         check_before_rebuild(bundle(source(), library), trust())
-    assert check_before_rebuild(bundle(source(), library), trust(also=("https://example.org/lib.git",)))
+    assert check_before_rebuild(
+        bundle(source(), library), trust(also=(FurtherSource(repository="https://example.org/lib.git"),))
+    )
 
 
 def test_an_unsigned_revision_is_refused_when_a_signature_is_asked_for() -> None:

@@ -5,10 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from provenance.policy import SourcePolicy
 from provenance.predicates.core import Source
 from provenance.predicates.shapes import Sha256Digest
-from verifier.verify.source import check_signature, object_title, read_git_objects, uncommitted, unsigned
+from verifier.verify.source import object_title, read_git_objects, uncommitted, unsigned
 from verifier.verify.ssh_signature import object_id, read_commit, read_tag, verify_ssh_signature
 
 
@@ -90,10 +89,6 @@ def test_a_signature_for_another_purpose_is_refused(clone: Path) -> None:
 )
 def test_what_is_no_ssh_signature_is_refused(armoured: bytes) -> None:
     assert verify_ssh_signature(b"payload", armoured, ("ssh-ed25519 AAAA",))
-
-
-def test_without_signed_by_nothing_is_checked() -> None:
-    assert check_signature(SourcePolicy(repository="r"), (), (), {}).status == "skipped"
 
 
 @pytest.mark.parametrize("place", ["", "examples/app"])

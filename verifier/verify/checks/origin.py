@@ -61,11 +61,9 @@ def source_signature(case: Case) -> Check:
     if case.trust is None or case.looked_at is None:
         return not_reached("source-signature")
     measured = _without_source("source-signature", case.trust, case.looked_at)
-    if measured and case.trust.policy.source.signed_by:
+    if measured and any(rule.signed_by for rule, _ in case.trust.source_rules):
         return measured
-    return check_signature(
-        case.trust.policy.source, case.trust.source_signers, case.looked_at.sources, case.objects
-    )
+    return check_signature(case.trust, case.looked_at.sources, case.objects)
 
 
 def recipe(case: Case) -> Check:
