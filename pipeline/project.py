@@ -22,6 +22,7 @@ from pipeline.lock import (
 )
 from pipeline.recipe import Recipe, RecipeFile
 from pipeline.recorded_source import load_recorded
+from pipeline.source_proof import SourceProof
 from pipeline.sources import LoadedSource, load_source, load_tree
 from pipeline.spec import Spec, parse_spec, read_spec_bytes
 from pipeline.store import FolderStore, Store
@@ -132,6 +133,7 @@ def load_recipe(
     cache: Path,
     must_prove: bool = False,
     may_fetch: bool = False,
+    proofs: tuple[SourceProof, ...] = (),
 ) -> LoadedProject:
     """Load the project of a recipe that was read: its sources from where the recipe found them.
 
@@ -143,6 +145,7 @@ def load_recipe(
         cache: folder for clones.
         must_prove: fail where a source's commit cannot be fetched from its repository.
         may_fetch: let the recipe's `[fetch]` commands reach the network.
+        proofs: what signed git objects show of the sources.
 
     Raises:
         FetchNotAllowed: RVP-1331. SourceMissing: RVP-1326. SourceChanged: RVP-1328. And as `load_project`.
@@ -158,6 +161,7 @@ def load_recipe(
             for chunk in chunks_of(content):
                 out.write(chunk)
     check_lock(spec, lock, folder)
+    shown = {proof.source: proof for proof in proofs}
     sources = {
         recorded.name: load_recorded(
             recorded,
@@ -167,6 +171,7 @@ def load_recipe(
             observer=observer,
             cache=cache,
             must_prove=must_prove,
+            proof=shown.get(recorded.name),
         )
         for recorded in recipe.sources
     }

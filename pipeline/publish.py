@@ -179,7 +179,7 @@ def _git_objects(recipe: Recipe, clone: Path | None) -> Iterator[Blob]:
             tree_digest=Sha256Digest(sha256=source.tree),
         )
         try:
-            objects = read_git_objects(clone, revision)
+            objects = read_git_objects(clone, revision, folder=source.folder)
         except GitFailed:
             continue  # a source of another repository; a policy that asks for its signature will say so
         for title, data in sorted(objects.items()):

@@ -1,7 +1,8 @@
 """The sources of a stranger's recipe: what it says of them is checked before it is repeated.
 
 A rebuilder signs where the source is from. So the tree of a commit is read from the commit, and the commit
-must be its tag, or on its branch; a place that nobody looked at is not repeated.
+must be its tag, or on its branch; or git objects that a maintainer signed show the same (`source_proof`).
+A place that nobody looked at is not repeated.
 """
 
 from __future__ import annotations
@@ -12,12 +13,22 @@ from pipeline.git import read_commit
 from pipeline.git_fetch import fetch_revision, is_on_ref
 from pipeline.lock import LockedSource
 from pipeline.recipe import RecipeSource
+from pipeline.source_proof import SourceProof
 from pipeline.sources import LoadedSource, SourceChanged, SourceMissing, chooser, load_source, load_tree
 from pipeline.spec import Source
 from pipeline.store import Store
 from pipeline.tree import Tree
 from provenance.errors import EnvironmentFailure
 from provenance.events import Note, Observer
+
+
+class RepositoryNeeded(EnvironmentFailure):
+    """A bundle alone does not prove a source, and the repository that would is out of reach.
+
+    Cure: name a mirror or a clone with `rvp rebuild --source`; or ask for a bundle that has what is missing.
+    """
+
+    code = "RVP-1334"
 
 
 def load_recorded(
@@ -29,6 +40,7 @@ def load_recorded(
     observer: Observer,
     cache: Path,
     must_prove: bool = False,
+    proof: SourceProof | None = None,
 ) -> LoadedSource:
     """Load a source of a recipe on another machine, from where the recipe says that it was found.
 
@@ -44,15 +56,26 @@ def load_recorded(
         observer: hears of downloads.
         cache: folder for clones.
         must_prove: fail where the commit cannot be fetched.
+        proof: what signed git objects show of it; where they prove it, nothing is fetched.
 
     Raises:
-        SourceMissing: RVP-1326: nobody else can fetch it. SourceChanged: RVP-1328. And as `load_source`.
+        SourceMissing: RVP-1326: nobody else can fetch it. SourceChanged: RVP-1328.
+        RepositoryNeeded: RVP-1334. And as `load_source`.
     """
     tree = load_tree(recorded.tree, store)
-    if recorded.claims_commit:
+    if proof is not None and not proof.unproven:
+        pass  # git objects that a maintainer signed lead to this tree
+    elif recorded.claims_commit:
         try:
             tree = _tree_of_commit(recorded, source, store, cache)
         except EnvironmentFailure as error:
+            if proof is not None:
+                raise RepositoryNeeded(
+                    f'the bundle alone does not prove the source "{recorded.name}": {proof.unproven}\n'
+                    f"and its repository cannot be reached: {error.message}",
+                    hint="name a mirror or a clone: --source REPO",
+                    place=recorded.repository,
+                ) from error
             if must_prove or tree is None:
                 raise
             told = f'the source "{recorded.name}" is stated without its place: {error}'

@@ -239,11 +239,13 @@ def main(folder: Path) -> None:
 
     story.chapter(
         "Operator 2, auditor: rebuild from the bundle alone",
-        "A store of its own, no enclave key; it checks that the source is the expected one before it builds.",
+        "A store of its own, no enclave key, and no repository: it is out of reach meanwhile.",
+        "Tag, commit and trees in the bundle prove that the source is the expected one, before anything is built.",
     )
     rebuilt = folder / "auditor"
-    source = ("--source", repository.as_uri())
-    auditor.run("rvp", "rebuild", bundle, "--policy", policy, *source, "-o", rebuilt, cwd=folder)
+    story.run("mv", repository, folder / "out-of-reach.git")
+    auditor.run("rvp", "rebuild", bundle, "--policy", policy, "-o", rebuilt, cwd=folder)
+    story.run("mv", folder / "out-of-reach.git", repository)
     auditor.sign(rebuilt)
     auditor.run("rvp", "publish", bundle, "--add", cwd=rebuilt)
 

@@ -14,6 +14,7 @@ import msgspec
 from pipeline.agreement import Disagreement
 from pipeline.build_result import BuildResult
 from pipeline.resolve import Change
+from pipeline.source_proof import SourceProof
 from verifier.cli.documents import Sha256
 
 
@@ -84,6 +85,7 @@ class Rebuilt(msgspec.Struct, frozen=True, kw_only=True):
     schema: Literal["rvp/rebuild/v1"] = "rvp/rebuild/v1"
     bundle: str
     source_checked: bool
+    source_proofs: tuple[SourceProof, ...]
     agrees: bool
     differences: tuple[Disagreement, ...]
     build: BuildResult

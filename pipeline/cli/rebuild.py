@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pipeline.agreement import Disagreement
     from pipeline.project import LoadedProject
     from pipeline.recipe import Recipe
+    from pipeline.source_proof import SourceProof
     from pipeline.store import FolderStore
     from provenance.bundle import Bundle
     from provenance.events import Observer
@@ -40,7 +41,12 @@ Afterwards `rvp -C rebuilt sign` signs the result as your own.
     type=click.Path(path_type=Path),
     help="Check first that the source is the expected one.",
 )
-@click.option("--source", "repository", metavar="REPO", help="Fetch the source from this mirror or clone.")
+@click.option(
+    "--source",
+    "repository",
+    metavar="REPO",
+    help="Fetch the source from this mirror or clone, also when the bundle proves it.",
+)
 @click.option(
     "--fetch", "may_fetch", is_flag=True, help="Let the recipe's [fetch] commands reach the network."
 )
@@ -78,8 +84,9 @@ def rebuild(
 ) -> None:
     """Rebuild BUNDLE from its recipe, and compare with what it states.
 
-    With --policy, the source must be the expected one before anything of the recipe runs. Exit code 11:
-    other artifacts; 12: the same artifacts, other values; 13: another source.
+    With --policy, the source must be the expected one before anything of the recipe runs. A bundle with
+    inputs and a signed tag proves that by itself; else the repository is asked. Exit code 11: other
+    artifacts; 12: the same artifacts, other values; 13: another source.
     """
     from pipeline.agreement import NothingStated, compare_with, raise_disagreement, stated_cores
     from pipeline.cli.build import build_project, make_executor, show_build
@@ -98,7 +105,7 @@ def rebuild(
         )
     opened = store_of(output, named=store)
     with progress(mode, quiet=settings.quiet, verbose=settings.verbose > 0) as observer:
-        project = _load(found, trust, output, opened, repository, observer, may_fetch=may_fetch)
+        project, proofs = _load(found, trust, output, opened, repository, observer, may_fetch=may_fetch)
         executor = make_executor(output, jobs)
         built = build_project(project, opened, executor, observer=observer, times=times)
     cores = stated_cores(found, trust)
@@ -108,6 +115,7 @@ def rebuild(
             Rebuilt(
                 bundle=found.digest.hex(),
                 source_checked=trust is not None,
+                source_proofs=proofs,
                 agrees=bool(cores) and not differences,
                 differences=differences,
                 build=built.result,
@@ -115,6 +123,9 @@ def rebuild(
         )
     else:
         show_build(settings, built, output_format)
+        for proof in proofs:
+            if not proof.unproven:
+                settings.out(proof.words)
         settings.out(_verdict(len(cores), differences, judged=trust is not None))
     built.raise_divergence()
     raise_disagreement(differences)
@@ -156,7 +167,7 @@ def _load(
     observer: Observer,
     *,
     may_fetch: bool,
-) -> LoadedProject:
+) -> tuple[LoadedProject, tuple[SourceProof, ...]]:
     """Bring recipe and sources into the store, check the source, lay out the project's folder."""
     from pipeline.project import load_recipe
     from pipeline.recipe import read as read_recipe
@@ -173,16 +184,32 @@ def _load(
             (output / file.path).unlink()
     for blob in {blob.digest: blob for blob in found.inputs}.values():
         store.put(blob.chunks())  # found again by their digests
+    proofs = _prove(found, trust, recipe, store, observer) if trust and repository is None else ()
     project = load_recipe(
-        _from(recipe, repository),
+        _from(recipe, repository, trust),
         output,
         store=store,
         observer=observer,
         cache=cache,
         must_prove=trust is not None,
         may_fetch=may_fetch,
+        proofs=proofs,
     )
-    return msgspec.structs.replace(project, recipe=_named_as(recipe, project.recipe))
+    return msgspec.structs.replace(project, recipe=_named_as(recipe, project.recipe)), proofs
+
+
+def _prove(
+    found: Bundle, trust: TrustPolicy, recipe: Recipe, store: FolderStore, observer: Observer
+) -> tuple[SourceProof, ...]:
+    """Say of each source whether the bundle proves it, before anything runs."""
+    from pipeline.source_proof import prove_sources
+    from provenance.events import Note
+    from verifier.verify.source import git_objects_of
+
+    proofs = prove_sources(recipe, trust, git_objects_of(found), store)
+    for proof in proofs:
+        observer(Note(text=proof.words))
+    return proofs
 
 
 def _named_as(recipe: Recipe, loaded: Recipe) -> Recipe:
@@ -209,13 +236,14 @@ def _check_source(
     check_before_rebuild(found, trust, clone=clone)
 
 
-def _from(recipe: Recipe, repository: str | None) -> Recipe:
-    """Fetch the sources of the recipe's own repository from another place; what is fetched is the same."""
+def _from(recipe: Recipe, repository: str | None, trust: TrustPolicy | None) -> Recipe:
+    """Fetch the sources of the recipe's, and of the expected, repository from another place."""
     if repository is None:
         return recipe
+    meant = {recipe.repository, trust.policy.source.repository if trust else ""}
     sources = tuple(
         msgspec.structs.replace(source, repository=repository)
-        if source.repository and source.repository == recipe.repository
+        if source.repository and source.repository in meant
         else source
         for source in recipe.sources
     )

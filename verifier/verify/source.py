@@ -80,8 +80,13 @@ def git_objects_of(bundle: Bundle) -> dict[str, bytes]:
     }
 
 
-def read_git_objects(clone: Path, source: Source) -> dict[str, bytes]:
-    """Read the commit and, for a tag that is an object, the tag out of a clone.
+def read_git_objects(clone: Path, source: Source, *, folder: str = "") -> dict[str, bytes]:
+    """Read the commit, the tag where it is an object, and the trees on the way to a folder out of a clone.
+
+    Args:
+        clone: a folder in a repository; the trees lead to it as well.
+        source: its commit and ref.
+        folder: the folder of the source, from the root of the repository.
 
     Raises:
         GitFailed: RVP-6431.
@@ -89,20 +94,24 @@ def read_git_objects(clone: Path, source: Source) -> dict[str, bytes]:
     found = {object_title(source.name, "commit"): _git(clone, "cat-file", "commit", source.commit)}
     if source.ref.startswith("refs/tags/") and _git(clone, "cat-file", "-t", source.ref).strip() == b"tag":
         found[object_title(source.name, "tag")] = _git(clone, "cat-file", "tag", source.ref)
-    for number, data in enumerate(_trees_to(clone, source.commit)):
+    for number, data in enumerate(_trees_to(clone, source.commit, folder)):
         found[object_title(source.name, f"tree/{number}")] = data
     return found
 
 
-def _trees_to(clone: Path, commit: str) -> list[bytes]:
-    """Read the tree objects from the commit's root down to the folder that the clone's path is."""
+def _trees_to(clone: Path, commit: str, folder: str) -> list[bytes]:
+    """Read the tree objects from the root to the clone's folder, and to the parent of another folder."""
     try:
         prefix = _git(clone, "rev-parse", "--show-prefix").decode().strip().rstrip("/")
-        parts = prefix.split("/") if prefix else []
-        paths = ["/".join(parts[:depth]) for depth in range(len(parts) + 1)]
+        paths = dict.fromkeys((*_way_to(prefix), *_way_to(folder)[:-1]))
         return [_git(clone, "cat-file", "tree", f"{commit}:{path}") for path in paths]
     except GitFailed:
         return []  # the revision has no such folder; the verifier will say that nothing shows the spec
+
+
+def _way_to(folder: str) -> list[str]:
+    parts = folder.split("/") if folder else []
+    return ["/".join(parts[:depth]) for depth in range(len(parts) + 1)]
 
 
 def _git(clone: Path, *arguments: str) -> bytes:

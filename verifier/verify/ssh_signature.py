@@ -135,6 +135,14 @@ def verify_ssh_signature(payload: bytes, armoured: bytes, signers: Sequence[str]
     return "" if _verifies(line, kind, raw, signed) else "the SSH signature does not match the revision"
 
 
+def signer_of(payload: bytes, armoured: bytes, signers: Sequence[str]) -> str:
+    """Name the signer who signed the payload for git, as SHA256:…; empty when none of them did."""
+    for signer in signers:
+        if not verify_ssh_signature(payload, armoured, (signer,)):
+            return f"SHA256:{_fingerprint(base64.b64decode(signer.split(' ')[1]))}"
+    return ""
+
+
 def _fingerprint(key: bytes) -> str:
     return base64.b64encode(hashlib.sha256(key).digest()).decode().rstrip("=")
 
