@@ -13,7 +13,7 @@ from pipeline.spec import Base, DebianBase
 from pipeline.store import FolderStore
 from provenance.events import ignore
 
-pytestmark = [pytest.mark.docker, pytest.mark.network]
+pytestmark = [pytest.mark.docker, pytest.mark.network, pytest.mark.xdist_group("debian-base")]
 PACKAGES = (
     "gcc",
     "g++",

@@ -12,7 +12,12 @@ import pytest
 from pipeline.engine import Engine
 from tests.conftest import ROOT
 
-pytestmark = [pytest.mark.docker, pytest.mark.network, pytest.mark.timeout(900)]
+pytestmark = [
+    pytest.mark.docker,
+    pytest.mark.network,
+    pytest.mark.timeout(900),
+    pytest.mark.xdist_group("demo"),
+]
 
 
 @pytest.fixture(scope="module")
