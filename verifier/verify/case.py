@@ -49,6 +49,11 @@ class Case(msgspec.Struct, frozen=True, kw_only=True):
     objects: dict[str, bytes] = {}
 
     @property
+    def cores(self) -> dict[bytes, Core]:
+        """What the operators said, by its canonical form."""
+        return {one.core: one.predicate.core for one in self.said.values}
+
+    @property
     def core(self) -> Core | None:
         """The agreed core."""
         return self.agreed[0].predicate.core if self.agreed else None

@@ -10,6 +10,7 @@ from provenance.digest import sha256
 from provenance.policy import LEVELS
 from verifier.verify.case import Case
 from verifier.verify.checks.answer import not_reached, say
+from verifier.verify.disagreement import first_difference
 
 
 def agreement(case: Case) -> Check:
@@ -29,6 +30,8 @@ def agreement(case: Case) -> Check:
     if silent:
         got += f"; nothing by {', '.join(silent)}"
     if not tally.reached:
+        if len(tally.groups) > 1:
+            got += "\n" + _first_difference(case)
         return say(
             "agreement",
             "failed",
@@ -38,6 +41,15 @@ def agreement(case: Case) -> Check:
             hint="let a further operator rebuild: rvp rebuild, rvp sign, rvp publish",
         )
     return say("agreement", "passed", got, expected=expected, source="policy [quorum] n")
+
+
+def _first_difference(case: Case) -> str:
+    """Tell where the two largest groups first differ, and who says what."""
+    one, two = case.tally.groups[:2]
+    found = first_difference(case.cores[one.core], case.cores[two.core])
+    said = ((one, found.left), (two, found.right))
+    lines = [f"{', '.join(group.operators)}: {value}" for group, value in said]
+    return "\n".join([f"first difference: {found.what}", *sorted(lines)])
 
 
 def conflict(case: Case) -> Check:
@@ -80,14 +92,17 @@ def dissent(case: Case) -> Check:
     if not case.agreed:
         return not_reached("dissent")
     if case.tally.dissent:
+        expected, got = [f"core {case.agreed[0].core_digest}"], []
+        for group in case.tally.dissent:
+            found = first_difference(case.agreed[0].predicate.core, case.cores[group.core])
+            expected.append(f"{found.what} {found.left}")
+            who = ", ".join(group.operators)
+            got += [f"{who} said core {sha256(group.core).hex()}", f"{found.what} {found.right}"]
         return say(
             "dissent",
             "warning",
-            "; ".join(
-                f"{', '.join(group.operators)} said core {sha256(group.core).hex()}"
-                for group in case.tally.dissent
-            ),
-            expected=f"core {case.agreed[0].core_digest}",
+            "\n".join(got),
+            expected="\n".join(dict.fromkeys(expected)),
             hint="dissent is no veto; find out what differed: rvp show BUNDLE --as values",
         )
     return say("dissent", "passed", "none")
