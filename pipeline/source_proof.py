@@ -1,21 +1,19 @@
 """The proof that a source is the one that maintainers signed, from a bundle alone: no repository is reached.
 
 The chain: a signature of a key that the policy names, over a tag; the tag names the ref and the commit; the
-commit names its tree; tree objects lead to the folder of the source; the tree that came with the bundle has
-the git id that stands there. Each link is a hash, so that the bundle cannot say anything else.
+commit names its tree; tree objects lead to the folder where this spec and this lock stand, and on to the
+folder of the source that the spec names; the tree that came with the bundle has the git id that stands there.
+Each link is a digest, so that the bundle cannot say anything else.
 
 What the chain cannot show needs the repository: a branch, a tag that nobody signed, a part of a folder
-(`include`, `exclude`), the source of another repository. A signature names no repository. The committed spec
-stands for it: it must be of the policy's product, and where it names a repository, of that one.
+(`include`, `exclude`), a source that is not a folder beside the spec. A signature names no repository. The
+committed spec stands for it: it must be of the policy's product, and of the repository if it names one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import msgspec
 
-from pipeline.git import COMMIT
 from pipeline.git_tree import tree_id
 from pipeline.recipe import Recipe, RecipeSource
 from pipeline.sources import chooser, load_tree
@@ -23,9 +21,7 @@ from pipeline.store import Store
 from pipeline.tree import BadEntry, BadPath, Tree
 from provenance.errors import PolicyFailure
 from provenance.policy import TrustPolicy
-from provenance.predicates.core import Source
-from provenance.predicates.shapes import Sha256Digest
-from verifier.verify.source import GitObjects, object_title, uncommitted
+from verifier.verify.source import GitObjects, object_title
 from verifier.verify.ssh_signature import object_id, read_commit, read_tag, read_tree, signer_of
 
 
@@ -96,9 +92,11 @@ def _prove(
     recorded: RecipeSource, recipe: Recipe, trust: TrustPolicy, objects: GitObjects, store: Store
 ) -> SourceProof:
     try:
-        _check_place(recorded, recipe, trust, objects)
+        _check_place(recorded, recipe, trust)
         signer = _signer(recorded, trust.source_signers, objects)
-        named = _tree_in_commit(recorded, objects)
+        commit = _Commit(recorded, objects)
+        _check_spec(commit, recorded, recipe)
+        named = commit.find(recorded.folder)
         tree = _tree_at_hand(recorded, recipe, store)
     except _Unproven as why:
         return SourceProof(source=recorded.name, repository=recorded.repository, unproven=str(why))
@@ -123,30 +121,17 @@ def _prove(
     )
 
 
-def _check_place(recorded: RecipeSource, recipe: Recipe, trust: TrustPolicy, objects: GitObjects) -> None:
-    """The committed spec stands for the repository, which no signature names."""
+def _check_place(recorded: RecipeSource, recipe: Recipe, trust: TrustPolicy) -> None:
+    """The spec stands for the repository, which no signature names."""
     policy, project = trust.policy, recipe.spec.project
     if not trust.source_signers:
         raise _Unproven("the policy names no maintainer ([source] signed_by)")
-    if recorded.repository != policy.source.repository:
-        raise _Unproven("it is not of the repository whose maintainers the policy names")
-    files = {"rvp.toml": recipe.spec_bytes, "rvp.lock": recipe.lock_bytes}
-    if why := uncommitted(_as_stated(recorded), files, objects):
-        raise _Unproven(why)
+    if recorded.kind != "path" or recorded.repository != policy.source.repository:
+        raise _Unproven("it is not a folder of the repository whose maintainers the policy names")
     if project.name != policy.product.name:
         raise _Unproven(f'the recipe is of "{project.name}", the policy of "{policy.product.name}"')
     if project.repository not in {"", recorded.repository}:
         raise _Unproven(f"the spec names the repository {project.repository}")
-
-
-def _as_stated(recorded: RecipeSource) -> Source:
-    return Source(
-        name=recorded.name,
-        repository=recorded.repository,
-        ref=recorded.ref,
-        commit=recorded.commit,
-        tree_digest=Sha256Digest(sha256=recorded.tree),
-    )
 
 
 def _signer(recorded: RecipeSource, signers: tuple[str, ...], objects: GitObjects) -> str:
@@ -167,34 +152,51 @@ def _signer(recorded: RecipeSource, signers: tuple[str, ...], objects: GitObject
     raise _Unproven(f"no maintainer signed the tag {tag.name}")
 
 
-def _tree_in_commit(recorded: RecipeSource, objects: GitObjects) -> str:
-    """Follow the tree objects from the commit to the folder of the source; return the id there."""
-    digits = len(recorded.commit)
-    commit = objects.get(object_title(recorded.name, "commit"), b"")
-    if object_id("commit", commit, digits=digits) != recorded.commit:
-        raise _Unproven("the bundle does not have the commit object")
-    found = commit.partition(b"\n")[0].removeprefix(b"tree ").decode("ascii", "replace")
-    if not COMMIT.fullmatch(found) or len(found) != digits:
-        raise _Unproven("the commit object names no tree")
-    trees = _trees(recorded.name, objects, digits)
+class _Commit:
+    """A commit whose id was checked, and the tree objects that the bundle has of it."""
+
+    def __init__(self, recorded: RecipeSource, objects: GitObjects) -> None:
+        self.digits = len(recorded.commit)
+        data = objects.get(object_title(recorded.name, "commit"), b"")
+        if object_id("commit", data, digits=self.digits) != recorded.commit:
+            raise _Unproven("the bundle does not have the commit object")
+        self.root = data.partition(b"\n")[0].removeprefix(b"tree ").decode("ascii", "replace")
+        start = object_title(recorded.name, "tree/")
+        self.trees = {
+            object_id("tree", tree, digits=self.digits): tree
+            for title, tree in objects.items()
+            if title.startswith(start)
+        }
+
+    def find(self, folder: str) -> str:
+        """Follow the tree objects from the root to a folder; return the id there."""
+        found, way = self.root, folder.split("/") if folder else []
+        for depth, part in enumerate(way):
+            found = self.entries(found, "/".join(way[:depth])).get(part, "")
+            if not found:
+                raise _Unproven(f"the commit has no folder {folder}")
+        return found
+
+    def entries(self, tree: str, folder: str) -> dict[str, str]:
+        """Read what stands in a folder: names to ids."""
+        if tree not in self.trees:
+            raise _Unproven(f"the bundle does not have the tree object {tree} of {folder or 'the root'}")
+        return read_tree(self.trees[tree], digits=self.digits)
+
+
+def _check_spec(commit: _Commit, recorded: RecipeSource, recipe: Recipe) -> None:
+    """The source's folder is the one that the spec names, from where spec and lock stand in the commit."""
+    path = [
+        part for part in (recipe.spec.source[recorded.name].path or "").split("/") if part not in {"", "."}
+    ]
     way = recorded.folder.split("/") if recorded.folder else []
-    for depth, part in enumerate(way):
-        if found not in trees:
-            above = "/".join(way[:depth]) or "the root"
-            raise _Unproven(f"the bundle does not have the tree object {found} of {above}")
-        found = read_tree(trees[found], digits=digits).get(part, "")
-        if not found:
-            raise _Unproven(f"the commit has no folder {recorded.folder}")
-    return found
-
-
-def _trees(name: str, objects: GitObjects, digits: int) -> Mapping[str, bytes]:
-    start = object_title(name, "tree/")
-    return {
-        object_id("tree", data, digits=digits): data
-        for title, data in objects.items()
-        if title.startswith(start)
-    }
+    if way[len(way) - len(path) :] != path:
+        raise _Unproven(f'its folder "{recorded.folder}" is not the path "{"/".join(path)}" of the spec')
+    place = "/".join(way[: len(way) - len(path)])
+    there = commit.entries(commit.find(place), place)
+    for name, data in (("rvp.toml", recipe.spec_bytes), ("rvp.lock", recipe.lock_bytes)):
+        if there.get(name) != object_id("blob", data, digits=commit.digits):
+            raise _Unproven(f"the commit has another {name} in {place or 'the root'}")
 
 
 def _tree_at_hand(recorded: RecipeSource, recipe: Recipe, store: Store) -> Tree:
