@@ -134,6 +134,7 @@ def load_recipe(
     must_prove: bool = False,
     may_fetch: bool = False,
     proofs: tuple[SourceProof, ...] = (),
+    spec_committed: bool = False,
 ) -> LoadedProject:
     """Load the project of a recipe that was read: its sources from where the recipe found them.
 
@@ -146,6 +147,7 @@ def load_recipe(
         must_prove: fail where a source's commit cannot be fetched from its repository.
         may_fetch: let the recipe's `[fetch]` commands reach the network.
         proofs: what signed git objects show of the sources.
+        spec_committed: the spec must stand in the commit, beside the folders that it names.
 
     Raises:
         FetchNotAllowed: RVP-1331. SourceMissing: RVP-1326. SourceChanged: RVP-1328. And as `load_project`.
@@ -172,6 +174,7 @@ def load_recipe(
             cache=cache,
             must_prove=must_prove,
             proof=shown.get(recorded.name),
+            spec_bytes=recipe.spec_bytes if spec_committed else None,
         )
         for recorded in recipe.sources
     }

@@ -85,6 +85,13 @@ class RecipeSource(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
         """The same content, of which nobody says where it was found."""
         return msgspec.structs.replace(self, repository="", ref="", commit="", folder="", dirty=False)
 
+    def place_of_spec(self, source: Source) -> str | None:
+        """Tell where in the repository the spec lies that names this folder as its `path`; None: nowhere."""
+        path = [part for part in (source.path or "").split("/") if part not in {"", "."}]
+        way = self.folder.split("/") if self.folder else []
+        cut = len(way) - len(path)
+        return "/".join(way[:cut]) if way[max(cut, 0) :] == path else None
+
     def differs_from(self, source: Source, locked: LockedSource | None) -> str:
         """Name what it says otherwise than the spec and the lock; empty when they agree."""
         ways = {

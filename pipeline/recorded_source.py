@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pipeline.git import read_commit
+from pipeline.git import GitFailed, read_commit, run_git
 from pipeline.git_fetch import fetch_revision, is_on_ref
 from pipeline.lock import LockedSource
 from pipeline.recipe import RecipeSource
@@ -41,6 +41,7 @@ def load_recorded(
     cache: Path,
     must_prove: bool = False,
     proof: SourceProof | None = None,
+    spec_bytes: bytes | None = None,
 ) -> LoadedSource:
     """Load a source of a recipe on another machine, from where the recipe says that it was found.
 
@@ -57,6 +58,7 @@ def load_recorded(
         cache: folder for clones.
         must_prove: fail where the commit cannot be fetched.
         proof: what signed git objects show of it; where they prove it, nothing is fetched.
+        spec_bytes: the spec that must stand in the commit, where it names the folder of the source.
 
     Raises:
         SourceMissing: RVP-1326: nobody else can fetch it. SourceChanged: RVP-1328.
@@ -67,7 +69,7 @@ def load_recorded(
         pass  # git objects that a maintainer signed lead to this tree
     elif recorded.claims_commit:
         try:
-            tree = _tree_of_commit(recorded, source, store, cache)
+            tree = _tree_of_commit(recorded, source, store, cache, spec_bytes)
         except EnvironmentFailure as error:
             if proof is not None:
                 raise RepositoryNeeded(
@@ -111,12 +113,34 @@ def load_recorded(
     )
 
 
-def _tree_of_commit(recorded: RecipeSource, source: Source, store: Store, cache: Path) -> Tree:
+def _tree_of_commit(
+    recorded: RecipeSource, source: Source, store: Store, cache: Path, spec_bytes: bytes | None
+) -> Tree:
     address, ref, commit = recorded.repository, recorded.ref, recorded.commit
     repository, revision = fetch_revision(address, ref or commit, cache, commit=commit)
     if ref and not is_on_ref(repository, address, ref, commit):
         raise SourceChanged(f"the commit {commit} is not the one of {ref}, nor before it", place=address)
+    if spec_bytes is not None and recorded.kind == "path":
+        _check_spec(recorded, source, repository, spec_bytes)
     prefix = f"{recorded.folder}/" if recorded.folder else ""
     tree = read_commit(repository, revision.tree, store, prefix=prefix, chosen=chooser(source))
     store.put([tree.to_json()])
     return tree
+
+
+def _check_spec(recorded: RecipeSource, source: Source, repository: Path, spec_bytes: bytes) -> None:
+    """Who makes a recipe may not choose among the folders of a commit: the spec there names the one."""
+    place = recorded.place_of_spec(source)
+    if place is not None:
+        name = f"{place}/rvp.toml" if place else "rvp.toml"
+        try:
+            committed = run_git(["cat-file", "blob", f"{recorded.commit}:{name}"], folder=repository)
+        except GitFailed:
+            committed = None
+        if committed == spec_bytes:
+            return
+    raise SourceChanged(
+        f'the folder "{recorded.folder}" is not the one that the spec of the commit {recorded.commit} names',
+        hint="do not build it; ask the publisher",
+        place=recorded.repository,
+    )

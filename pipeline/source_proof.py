@@ -186,13 +186,10 @@ class _Commit:
 
 def _check_spec(commit: _Commit, recorded: RecipeSource, recipe: Recipe) -> None:
     """The source's folder is the one that the spec names, from where spec and lock stand in the commit."""
-    path = [
-        part for part in (recipe.spec.source[recorded.name].path or "").split("/") if part not in {"", "."}
-    ]
-    way = recorded.folder.split("/") if recorded.folder else []
-    if way[len(way) - len(path) :] != path:
-        raise _Unproven(f'its folder "{recorded.folder}" is not the path "{"/".join(path)}" of the spec')
-    place = "/".join(way[: len(way) - len(path)])
+    source = recipe.spec.source[recorded.name]
+    place = recorded.place_of_spec(source)
+    if place is None:
+        raise _Unproven(f'its folder "{recorded.folder}" is not the path "{source.path}" of the spec')
     there = commit.entries(commit.find(place), place)
     for name, data in (("rvp.toml", recipe.spec_bytes), ("rvp.lock", recipe.lock_bytes)):
         if there.get(name) != object_id("blob", data, digits=commit.digits):

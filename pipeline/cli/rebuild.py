@@ -194,6 +194,7 @@ def _load(
         must_prove=trust is not None,
         may_fetch=may_fetch,
         proofs=proofs,
+        spec_committed=bool(trust and trust.source_signers and not trust.policy.source.recipes),
     )
     return msgspec.structs.replace(project, recipe=_named_as(recipe, project.recipe)), proofs
 

@@ -213,6 +213,21 @@ def test_one_other_byte_of_one_file_is_another_source(world: World, *, hidden: b
     assert not (world.folder / "again" / ".rvp" / "build").exists()
 
 
+@pytest.mark.parametrize("folder", ["code", "elsewhere/code/app", ""])
+def test_another_folder_of_the_signed_commit_is_not_the_source(world: World, folder: str) -> None:
+    world.publish()
+    bundle = read_bundle(world.bundle)
+    files = unpack_files(bundle.recipe)
+    origin = json.loads(files["origin.json"])
+    origin["sources"][0]["folder"] = folder
+    files["origin.json"] = canonical_json(origin)
+    world.rewrite(msgspec.structs.replace(bundle, recipe=pack_files(files)))
+    for source in ((), ("--source", world.upstream.as_uri())):
+        code, _, err = world.rebuild(*source)
+        assert code == 3, err
+        assert f'the folder "{folder}" is not the one that the spec of the commit' in err
+
+
 @pytest.mark.parametrize(
     ("title", "reason"),
     [
