@@ -9,7 +9,7 @@ them all into the store (`unload_inputs`) and finds them there by their digests.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -70,7 +70,12 @@ class InputMissing(EnvironmentFailure):
 
 
 def gather(
-    build: Path, statements: Path, *, store: Store, clone: Path | None = None, with_inputs: bool = False
+    build: Path,
+    statements: Path,
+    *,
+    store: Store,
+    clones: Sequence[Path] = (),
+    with_inputs: bool = False,
 ) -> Bundle:
     """Gather what is to be published.
 
@@ -78,7 +83,7 @@ def gather(
         build: `.rvp/build`: the recipe and the measurement logs.
         statements: folder with `*.sigstore.json`.
         store: has the content of the sources.
-        clone: a folder in a git repository that has the commits: their signatures are gathered there.
+        clones: folders in git repositories that have the commits: their signatures are gathered there.
         with_inputs: put sources, fetched files and packages into the bundle.
 
     Raises:
@@ -110,7 +115,7 @@ def gather(
         statements=tuple(signed.values()),
         logs=tuple(_logs(build / LOGS_FOLDER)),
         recipe=pack_folder(folder),
-        inputs=(*_git_objects(recipe, clone), *(_inputs(recipe, store) if with_inputs else ())),
+        inputs=(*_git_objects(recipe, clones), *(_inputs(recipe, store) if with_inputs else ())),
     )
 
 
@@ -167,9 +172,9 @@ def _logs(folder: Path) -> Iterator[Blob]:
             yield blob_of(read_file(path), "", title=path.relative_to(folder).as_posix())
 
 
-def _git_objects(recipe: Recipe, clone: Path | None) -> Iterator[Blob]:
+def _git_objects(recipe: Recipe, clones: Sequence[Path]) -> Iterator[Blob]:
     for source in recipe.sources:
-        if clone is None or not source.commit:
+        if not source.commit:
             continue
         revision = Source(
             name=source.name,
@@ -178,12 +183,14 @@ def _git_objects(recipe: Recipe, clone: Path | None) -> Iterator[Blob]:
             commit=source.commit,
             tree_digest=Sha256Digest(sha256=source.tree),
         )
-        try:
-            objects = read_git_objects(clone, revision, folder=source.folder)
-        except GitFailed:
-            continue  # a source of another repository; a policy that asks for its signature will say so
-        for title, data in sorted(objects.items()):
-            yield blob_of(data, "", title=title)
+        for clone in clones:
+            try:
+                objects = read_git_objects(clone, revision, folder=source.folder)
+            except GitFailed:
+                continue  # no clone of this source; a policy that asks for its signature will say so
+            for title, data in sorted(objects.items()):
+                yield blob_of(data, "", title=title)
+            break
 
 
 def _inputs(recipe: Recipe, store: Store) -> Iterator[Blob]:

@@ -38,6 +38,14 @@ The same contents give the same bytes, in whatever order they came.
 @click.option("--store", metavar="DIR", envvar="RVP_STORE", help="The store. [default: FROM/store]")
 @click.option("--with-inputs", is_flag=True, help="Put sources, fetched files and packages into the bundle.")
 @click.option(
+    "--clone",
+    "clones",
+    multiple=True,
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIR",
+    help="A clone of a further source, for its signed tag. The current folder is always looked into.",
+)
+@click.option(
     "--add", is_flag=True, help="Only add statements to the bundle that is there; no build is needed."
 )
 @click.option("--replace", is_flag=True, help="Do not add to the bundle that is there: write a new one.")
@@ -49,6 +57,7 @@ def publish(
     origin: Path,
     statements: Path | None,
     store: str | None,
+    clones: tuple[Path, ...],
     output_format: str,
     *,
     with_inputs: bool,
@@ -76,7 +85,7 @@ def publish(
         made = Bundle(statements=tuple(read_file(path, limit_bytes=MAX_BUNDLE_BYTES) for path in paths))
     else:
         kept = FolderStore(Path(store) if store else origin / "store")
-        made = gather(origin / "build", signed, store=kept, clone=Path(), with_inputs=with_inputs)
+        made = gather(origin / "build", signed, store=kept, clones=(Path(), *clones), with_inputs=with_inputs)
     if os.path.lexists(place) and not replace:
         made = merge(read_bundle(place), made)
     write_bundle(place, made)

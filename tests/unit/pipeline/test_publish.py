@@ -24,6 +24,8 @@ from provenance.bundle import pack_folder, title_of
 from provenance.canonical import canonical_json
 from provenance.digest import sha256
 from provenance.predicates.type_uri import REFERENCE_VALUES, RELEASE
+from tests.unit.pipeline.test_sources import git
+from verifier.verify.ssh_signature import object_id
 
 SPEC = b'schema = "rvp/spec/v1"\n[project]\nname = "hello"\nversion = "1"\n[source.app]\npath = "src"\n'
 
@@ -41,7 +43,12 @@ def envelope(kind: str, predicate: dict) -> bytes:
 
 class Room:
     def __init__(
-        self, folder: Path, *, dirty: bool = False, repository: str = "https://example.org/h.git"
+        self,
+        folder: Path,
+        *,
+        dirty: bool = False,
+        repository: str = "https://example.org/h.git",
+        commit: str = "c" * 40,
     ) -> None:
         self.store = FolderStore(folder / "store")
         (folder / "src").mkdir()
@@ -49,7 +56,7 @@ class Room:
         (folder / "src" / "run").chmod(0o755)
         (folder / "src" / "link").symlink_to("run")
         self.tree = read_folder(folder / "src", self.store)
-        commit = "c" * 40 if repository else ""
+        commit = commit if repository else ""
         source = RecipeSource(
             name="app",
             kind="path",
@@ -81,6 +88,22 @@ def test_statements_logs_and_recipe_are_gathered(tmp_path: Path) -> None:
     assert [title_of(log) for log in made.logs] == ["a.json"]
     assert made.recipe.digest == pack_folder(room.build / "recipe").digest
     assert made.inputs == ()
+
+
+def test_git_objects_are_gathered_from_the_clone_that_has_them(tmp_path: Path) -> None:
+    clones = []
+    for name in ("application", "library"):
+        clones.append(tmp_path / name)
+        clones[-1].mkdir()
+        (clones[-1] / "what").write_text(name)
+        for command in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", name]):
+            git(clones[-1], *command)
+    commit = git(clones[1], "rev-parse", "HEAD")
+    (tmp_path / "room").mkdir()
+    room = Room(tmp_path / "room", commit=commit)
+    assert room.gather(clones=clones[:1]).inputs == ()
+    found = {title_of(blob): b"".join(blob.chunks()) for blob in room.gather(clones=clones).inputs}
+    assert object_id("commit", found["git/app/commit"], digits=40) == commit
 
 
 @pytest.mark.parametrize("change", [{"dirty": True}, {"repository": ""}])
