@@ -240,6 +240,7 @@ def main(folder: Path) -> None:
     story.chapter(
         "Operator 2, auditor: rebuild from the bundle alone",
         "A store of its own, no enclave key, and no repository: it is out of reach meanwhile.",
+        "(One machine plays every part here. In earnest no signing key is on the engine's host while steps run.)",
         "Tag, commit and trees in the bundle prove that the source is the expected one, before anything is built.",
     )
     rebuilt = folder / "auditor"
