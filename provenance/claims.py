@@ -118,7 +118,7 @@ CLAIMS: Final[dict[str, dict[str, Shape]]] = {
 
 # What the host or the owner chooses at launch: inputs of a policy, never measurements.
 POLICY_INPUTS: Final[dict[str, tuple[str, ...]]] = {
-    "sgx": ("configid", "configsvn"),
+    "sgx": ("configid", "configsvn", "attributes", "miscselect"),  # the last two outside their masks
     "tdx": ("rtmr3", "mrconfigid", "mrowner", "mrownerconfig"),
     "snp": ("host_data",),
 }

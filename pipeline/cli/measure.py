@@ -30,6 +30,20 @@ _TEES = sorted({one.tee for one in FORMATS})
     help="SGX: a SIGSTRUCT that lies beside the enclave.",
 )
 @click.option(
+    "--config",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="SGX: the configuration of an enclave that is not signed yet.",
+)
+@click.option("--manifest", metavar="FILE", type=click.Path(path_type=Path), help="SGX: Gramine's manifest.")
+@click.option("--libpal", metavar="FILE", type=click.Path(path_type=Path), help="SGX: Gramine's libpal.so.")
+@click.option(
+    "--generation",
+    metavar="VERSION",
+    default="",
+    help="SGX: of the SDK or of Gramine; default: as seen, or newest.",
+)
+@click.option(
     "--log",
     "log_file",
     metavar="FILE",
@@ -42,6 +56,10 @@ def measure(
     settings: Settings,
     what: tuple[str, ...],
     sigstruct: Path | None,
+    config: Path | None,
+    manifest: Path | None,
+    libpal: Path | None,
+    generation: str,
     log_file: Path | None,
     output_format: str,
 ) -> None:
@@ -55,6 +73,11 @@ def measure(
     options = MeasureOptions(
         sigstruct=None if sigstruct is None else read_file(sigstruct, limit_bytes=1 << 16),
         sigstruct_name="" if sigstruct is None else str(sigstruct),
+        config=None if config is None else read_file(config, limit_bytes=1 << 20),
+        config_name="" if config is None else str(config),
+        manifest=manifest,
+        libpal=libpal,
+        generation=generation,
         with_log=log_file is not None,
     )
     measured = measure_file(path, tee=tee, options=options)

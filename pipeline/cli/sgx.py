@@ -7,16 +7,15 @@ import os
 from pathlib import Path
 
 import click
+import msgspec
 
-from pipeline.measure.sgx.elf import Elf, map_file
-from pipeline.measure.sgx.enclave_config import EnclaveConfig, read_config
-from pipeline.measure.sgx.hashing import mrenclave, write_stream
-from pipeline.measure.sgx.pack import measure_packed, pack_enclave
-from pipeline.measure.sgx.sdk_layout import laid_out
-from pipeline.measure.sgx.sdk_metadata import metadata_block, read_metadata
+from pipeline.measure.measured import MeasureOptions
+from pipeline.measure.sgx.enclave import lay_out
+from pipeline.measure.sgx.hashing import write_stream
 from pipeline.measure.sgx.sigstruct import Sigstruct, SigstructFields, to_be_signed
 from pipeline.measure.sgx.sigstruct import assemble as assemble_sigstruct
 from pipeline.measure.sgx.sigstruct import sign as sign_sigstruct
+from pipeline.measure.sgx.unsigned import lay_out_unsigned
 from provenance.strict import read_file
 from verifier.cli.terminal import Settings, write_file
 
@@ -60,12 +59,13 @@ def sgx() -> None:
 @click.pass_obj
 def pack(settings: Settings, elf: Path, config_file: Path, sigstruct: Path | None, output: Path) -> None:
     """Lay out an enclave, and graft its owner's SIGSTRUCT."""
-    config = _config(config_file)
-    signature = None if sigstruct is None else read_file(sigstruct, limit_bytes=_SMALL)
-    data = pack_enclave(elf, config, signature)
-    write_file(output, data)
-    state = "not signed" if signature is None else "signed"
-    settings.say(f"{output}: mrenclave {measure_packed(data).hex()}, {state}")
+    unsigned = lay_out_unsigned(elf, _options(config_file))
+    signed = None
+    if sigstruct is not None:
+        signed = Sigstruct(read_file(sigstruct, limit_bytes=_SMALL), name=str(sigstruct))
+    write_file(output, unsigned.write(signed))
+    state = "not signed" if signed is None else "signed"
+    settings.say(f"{output}: mrenclave {unsigned.fields.mrenclave.hex()}, {state}")
 
 
 @sgx.command(
@@ -82,7 +82,7 @@ def sign(settings: Settings, elf: Path, config_file: Path, key: Path, date: str 
     """Sign an enclave: write a SIGSTRUCT. Equal inputs give equal bytes."""
     from pipeline.measure.sgx.owner_key import read_private_key
 
-    fields = _fields(elf, _config(config_file), date)
+    fields = _fields(elf, config_file, date)
     signed = sign_sigstruct(
         to_be_signed(fields), read_private_key(read_file(key, limit_bytes=_SMALL), name=str(key))
     )
@@ -107,7 +107,7 @@ def digest(settings: Settings, elf: Path, config_file: Path, date: str | None, o
     """
     import hashlib
 
-    fields = _fields(elf, _config(config_file), date)
+    fields = _fields(elf, config_file, date)
     tbs = to_be_signed(fields)
     write_file(output, tbs)
     year, month, day = fields.date
@@ -157,17 +157,16 @@ def to_sgxs(settings: Settings, elf: Path, sigstruct: Path | None, output: Path)
 
     These are the very bytes that MRENCLAVE is the SHA-256 of.
     """
-    image = Elf(map_file(elf), name=str(elf))
-    record = read_metadata(image)[0]
+    enclave = lay_out(elf)[0]
     temporary = output.with_name(f".{output.name}.{os.getpid()}.tmp")
     try:
-        with laid_out(image, record) as enclave, temporary.open("xb") as stream:
-            write_stream(enclave, stream.write)
+        with temporary.open("xb") as stream:
+            write_stream(enclave.image, stream.write)
         temporary.replace(output)
     finally:
         temporary.unlink(missing_ok=True)
-    if sigstruct is not None and not Sigstruct(record.sigstruct).is_empty:
-        write_file(sigstruct, record.sigstruct)
+    if sigstruct is not None and enclave.sigstruct is not None and not enclave.sigstruct.is_empty:
+        write_file(sigstruct, enclave.sigstruct.raw)
     settings.say(f"{output}: {output.stat().st_size} bytes")
 
 
@@ -195,19 +194,13 @@ def new(settings: Settings, output: Path) -> None:
     settings.say(f"{output}: keep it secret\n{public}: publish it")
 
 
-def _config(path: Path) -> EnclaveConfig:
-    return read_config(read_file(path, limit_bytes=_SMALL), name=str(path))
+def _options(config_file: Path) -> MeasureOptions:
+    return MeasureOptions(config=read_file(config_file, limit_bytes=_SMALL), config_name=str(config_file))
 
 
-def _fields(path: Path, config: EnclaveConfig, date: str | None) -> SigstructFields:
-    elf = Elf(map_file(path), name=str(path))
-    block = metadata_block(elf)
-    if block is not None and any(elf.data[block[0] : block[0] + block[1]]):
-        with laid_out(elf, read_metadata(elf)[0]) as image:
-            value = mrenclave(image)
-    else:
-        value = measure_packed(pack_enclave(path, config))
-    return config.fields(value, date=_date(date))
+def _fields(path: Path, config_file: Path, date: str | None) -> SigstructFields:
+    fields = lay_out_unsigned(path, _options(config_file)).fields
+    return msgspec.structs.replace(fields, date=_date(date))
 
 
 def _date(text: str | None) -> tuple[int, int, int]:

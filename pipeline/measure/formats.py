@@ -54,13 +54,15 @@ class Format(msgspec.Struct, frozen=True, kw_only=True):
         title: what it is, in words.
         recognises: looks at a file; cheap, and never raises for a file that is something else.
         measurer: `module:function`, loaded when it is called.
+        lay_out: of an SGX enclave `module:function`: gives its pages; the measurer is the same for all.
     """
 
     name: str
     tee: Tee
     title: str
     recognises: Callable[[Head], bool]
-    measurer: str
+    measurer: str = "pipeline.measure.sgx.enclave:measure_enclave"
+    lay_out: str = ""
 
 
 def _is_sdk_enclave(head: Head) -> bool:
@@ -100,14 +102,14 @@ FORMATS: Final[tuple[Format, ...]] = (
         tee="sgx",
         title="Intel SGX enclave (SDK layout)",
         recognises=_is_sdk_enclave,
-        measurer="pipeline.measure.sgx.sdk:measure_signed_elf",
+        lay_out="pipeline.measure.sgx.sdk:lay_out_sdk",
     ),
     Format(
         name="sgxs",
         tee="sgx",
         title="Intel SGX enclave (SGXS stream)",
         recognises=_is_sgxs,
-        measurer="pipeline.measure.sgx.sgxs:measure_sgxs",
+        lay_out="pipeline.measure.sgx.sgxs:lay_out_sgxs",
     ),
     Format(
         name="sigstruct",

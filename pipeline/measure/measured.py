@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+from pathlib import Path
+from typing import Final
 
 import msgspec
 
 from provenance.claims import Check, Measurement, Subject
-from provenance.errors import MeasurementMismatch
+from provenance.errors import MeasurementMismatch, SignatureFailure
 from provenance.measurement_log import MeasurementLog
 
 
@@ -21,6 +23,20 @@ class CheckFailed(MeasurementMismatch):
     code = "RVP-5010"
 
 
+class SignatureCheckFailed(SignatureFailure):
+    """The signature inside a measured file, or beside it, does not verify.
+
+    The message names the check: `signature` (RSA), `q1q2` (the quotients that EINIT needs), `header`.
+    Cure: the SIGSTRUCT was changed after it was made, or is not one; take it from its owner again.
+    """
+
+    code = "RVP-5011"
+
+
+# The checks of a SIGSTRUCT in itself: whoever signed what.
+SIGNATURE_CHECKS: Final = frozenset({"header", "signature", "q1q2"})
+
+
 class MeasureOptions(msgspec.Struct, frozen=True, kw_only=True):
     """What a measurer may need beside the file.
 
@@ -28,12 +44,23 @@ class MeasureOptions(msgspec.Struct, frozen=True, kw_only=True):
         name: what to call the subject; default: the file's name.
         sigstruct: a SIGSTRUCT that is not inside the enclave file (for SGXS, for a detached signature).
         sigstruct_name: where that came from, for messages.
+        config: the configuration of an enclave that is not laid out yet.
+        config_name: where that came from, for messages.
+        manifest: of a Gramine enclave.
+        libpal: of a Gramine enclave.
+        generation: of the tool whose layout is meant (`2.26` of Intel's SDK, `1.9` of Gramine); empty: what
+            the file says, else the newest.
         with_log: also write the measurement log.
     """
 
     name: str = ""
     sigstruct: bytes | None = None
     sigstruct_name: str = ""
+    config: bytes | None = None
+    config_name: str = ""
+    manifest: Path | None = None
+    libpal: Path | None = None
+    generation: str = ""
     with_log: bool = True
 
 
@@ -68,14 +95,17 @@ def require_passed(measurements: tuple[Measurement, ...]) -> None:
     """Raise when a check of a measurement failed.
 
     Raises:
-        CheckFailed: RVP-5010, for the first failed check; the message counts the others.
+        SignatureCheckFailed: RVP-5011, when a signature does not verify. CheckFailed: RVP-5010, for the first
+            other check that failed. The message counts the others.
     """
     failed = [(one, check) for one in measurements for check in one.checks if check.status == "failed"]
     if not failed:
         return
+    failed.sort(key=lambda pair: pair[1].id not in SIGNATURE_CHECKS)
     measurement, check = failed[0]
+    kind = SignatureCheckFailed if check.id in SIGNATURE_CHECKS else CheckFailed
     more = f" ({len(failed) - 1} more failed)" if len(failed) > 1 else ""
-    raise CheckFailed(
+    raise kind(
         f"check {check.id} failed: expected {check.expected}, got {check.got}{more}",
         place=measurement.subject.name,
         hint=check.hint,

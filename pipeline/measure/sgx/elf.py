@@ -1,6 +1,6 @@
 """A bounded reader of ELF64 little-endian files, as far as enclaves need it.
 
-Nothing is copied: the file is a memory view (usually of a private mapping), and every offset, size and
+Nothing is copied: the file is a memory view (usually of a mapping), and every offset, size and
 count of the file is checked against it before it is used.
 
 Units: offsets are file offsets, addresses are virtual; both in bytes.
@@ -77,18 +77,18 @@ class Symbol(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def map_file(path: Path) -> memoryview:
-    """Map a file privately: what is written into the view never reaches the file.
+    """Map a file for reading.
 
     Raises:
         NotReadable: RVP-1010.
 
-    Cost: pages are read when they are looked at, and copied only when they are written.
+    Cost: pages are read when they are looked at.
     """
     try:
         with path.open("rb") as stream:
             if stream.seek(0, 2) == 0:
-                return memoryview(bytearray())
-            return memoryview(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_COPY))
+                return memoryview(b"")
+            return memoryview(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ))
     except (OSError, ValueError) as error:
         raise NotReadable(f"cannot read the file: {error}", place=str(path), hint="check the path") from error
 

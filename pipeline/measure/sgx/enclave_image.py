@@ -73,7 +73,7 @@ class EnclaveImage(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         size_bytes: SECS.SIZE, the size of the enclave's address range: a power of two.
         ssa_frame_size: SECS.SSAFRAMESIZE in pages.
-        parts: iterated once, in order.
+        parts: in order; they can be iterated again and again.
     """
 
     size_bytes: int

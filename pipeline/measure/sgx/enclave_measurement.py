@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from pipeline.measure.measured import hex_check
 from pipeline.measure.sgx.sigstruct import Sigstruct, SigstructMismatch
-from provenance.claims import POLICY_INPUTS, Check, ClaimValue, Measurement, Subject
+from provenance.claims import Check, ClaimValue, Measurement, Subject
+
+# What the host chooses of every enclave with KSS; SIGSTRUCT has no field for them.
+_ALWAYS_CHOSEN: Final = ("configid", "configsvn")
 
 
 def sigstruct_checks(signed: Sigstruct, value: bytes | None) -> tuple[Check, ...]:
@@ -39,12 +44,17 @@ def sigstruct_checks(signed: Sigstruct, value: bytes | None) -> tuple[Check, ...
 
 
 def enclave_measurement(
-    subject: Subject, value: bytes, signed: Sigstruct | None, checks: tuple[Check, ...]
+    subject: Subject,
+    value: bytes,
+    signed: Sigstruct | None,
+    checks: tuple[Check, ...],
+    policy_inputs: tuple[str, ...] = (),
 ) -> Measurement:
     """Write what was found in the names of design section 5."""
     claims: dict[str, ClaimValue] = {"mrenclave": value.hex()}
     if signed is not None and not signed.is_empty:
         claims |= signed.claims()
-    return Measurement(
-        tee="sgx", subject=subject, claims=claims, policy_inputs=POLICY_INPUTS["sgx"], checks=checks
-    )
+    chosen = (*_ALWAYS_CHOSEN, *policy_inputs)
+    if signed is not None and not signed.is_empty:
+        chosen += signed.left_to_the_host
+    return Measurement(tee="sgx", subject=subject, claims=claims, policy_inputs=chosen, checks=checks)

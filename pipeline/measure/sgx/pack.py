@@ -22,11 +22,13 @@ import struct
 from pathlib import Path
 from typing import Final
 
+from pipeline.measure.measured import MeasureOptions
 from pipeline.measure.sgx.elf import PF_X, PT_TLS, Elf, Symbol, map_file
-from pipeline.measure.sgx.enclave_config import EnclaveConfig, check_config
+from pipeline.measure.sgx.enclave_config import EnclaveConfig, check_config, read_config
 from pipeline.measure.sgx.enclave_image import PAGE, SECINFO_R, SECINFO_REG, SECINFO_TCS, SECINFO_W
 from pipeline.measure.sgx.hashing import mrenclave
-from pipeline.measure.sgx.sdk_layout import DT_TEXTREL, EADD, EEXTEND, laid_out
+from pipeline.measure.sgx.sdk import enclave_of_record
+from pipeline.measure.sgx.sdk_layout import DT_TEXTREL, EADD, EEXTEND, enclave_image
 from pipeline.measure.sgx.sdk_metadata import (
     DIRECTORIES_AT,
     DIRECTORY,
@@ -39,8 +41,8 @@ from pipeline.measure.sgx.sdk_metadata import (
     metadata_block,
     read_metadata,
 )
-from pipeline.measure.sgx.sigstruct import SIGSTRUCT_SIZE, Sigstruct, SigstructMismatch, to_be_signed
-from provenance.claims import ClaimValue
+from pipeline.measure.sgx.sigstruct import SIGSTRUCT_SIZE, Sigstruct, check_fields
+from pipeline.measure.sgx.unsigned import Unsigned
 from provenance.errors import UsageError
 
 MARKER: Final = b"rvpencl1"  # the first 8 bytes of g_global_data
@@ -85,61 +87,83 @@ def pack_enclave(elf: bytes | Path, config: EnclaveConfig, sigstruct: bytes | No
     Raises:
         CannotPack: RVP-5008. BadEnclaveConfig: RVP-5007. BadElf: RVP-5001.
         SigstructMismatch: RVP-5005: the SIGSTRUCT signs another enclave, other fields, or nothing.
+        SigstructNotVerified: RVP-5012.
     """
+    unsigned = _unsigned(elf, config)
+    return unsigned.write(None if sigstruct is None else Sigstruct(sigstruct))
+
+
+def lay_out_freestanding(path: Path, options: MeasureOptions) -> Unsigned:
+    """Lay out a freestanding enclave for signing.
+
+    Raises:
+        CannotPack: RVP-5008. BadEnclaveConfig: RVP-5007. BadElf: RVP-5001.
+    """
+    if options.config is None:
+        raise CannotPack(
+            "an enclave is laid out by its configuration", place=str(path), hint="give --config enclave.toml"
+        )
+    config = read_config(options.config, name=options.config_name)
+    elf = Elf(map_file(path), name=str(path))
+    if _is_laid_out(elf):
+        return _again(elf, config)
+    return _unsigned(path, config)
+
+
+def _is_laid_out(elf: Elf) -> bool:
+    block = metadata_block(elf)
+    return block is not None and any(elf.data[block[0] : block[0] + block[1]])
+
+
+def _again(elf: Elf, config: EnclaveConfig) -> Unsigned:
+    """Let an enclave that is laid out be signed again; its memory stays as it is."""
+    found = metadata_block(elf)
+    records = read_metadata(elf)
+    enclave = enclave_of_record(elf, records[0])
+    fields = config.fields(mrenclave(enclave.image))
+
+    def write(signed: Sigstruct | None) -> bytes:
+        if signed is not None:
+            check_fields(signed, fields)
+        data = bytearray(elf.data)
+        at = found[0] if found else 0
+        for record in records:
+            place = slice(at + SIGSTRUCT_AT, at + SIGSTRUCT_AT + SIGSTRUCT_SIZE)
+            data[place] = bytes(SIGSTRUCT_SIZE) if signed is None else signed.raw
+            at += record.size_bytes
+        return bytes(data)
+
+    return Unsigned(enclave=enclave, fields=fields, write=write)
+
+
+def _unsigned(elf: bytes | Path, config: EnclaveConfig) -> Unsigned:
     check_config(config)
     name = str(elf) if isinstance(elf, Path) else ""
     data = bytearray(map_file(elf) if isinstance(elf, Path) else elf)
-    image = Elf(memoryview(data), name=name)
+    image = Elf(memoryview(bytes(data)), name=name)
     at, room = _room(image)
     record = _record(image, config)
     if len(record) > room:
         raise CannotPack(f"the metadata has {len(record):#x} bytes, its note has {room:#x}", place=name)
     data[at : at + len(record)] = record
-    if sigstruct is not None:
-        signed = Sigstruct(sigstruct)
-        check_sigstruct(signed, measure_packed(bytes(data)), config)
-        data[at + SIGSTRUCT_AT : at + SIGSTRUCT_AT + SIGSTRUCT_SIZE] = signed.raw
-    return bytes(data)
+    laid_out = Elf(memoryview(bytes(data)), name=name)
+    enclave = enclave_of_record(laid_out, read_metadata(laid_out)[0])
+    fields = config.fields(mrenclave(enclave.image))
+
+    def write(signed: Sigstruct | None) -> bytes:
+        if signed is None:
+            return bytes(laid_out.data)
+        check_fields(signed, fields)
+        start = at + SIGSTRUCT_AT
+        return b"".join((laid_out.data[:start], signed.raw, laid_out.data[start + SIGSTRUCT_SIZE :]))
+
+    return Unsigned(enclave=enclave, fields=fields, write=write)
 
 
 def measure_packed(data: bytes) -> bytes:
     """Compute MRENCLAVE of a file that is laid out."""
-    elf = Elf(memoryview(bytearray(data)))
-    with laid_out(elf, read_metadata(elf)[0]) as image:
-        return mrenclave(image)
-
-
-def check_sigstruct(signed: Sigstruct, value: bytes, config: EnclaveConfig) -> None:
-    """Check that a SIGSTRUCT is a signature over this enclave and this configuration.
-
-    Raises:
-        SigstructMismatch: RVP-5005.
-    """
-    for check in signed.checks():
-        if check.status == "failed":
-            raise SigstructMismatch(f"the SIGSTRUCT's {check.id} {check.got}", hint=check.hint)
-    if signed.mrenclave != value:
-        raise SigstructMismatch(
-            f"the SIGSTRUCT signs another enclave\nexpected {signed.mrenclave.hex()}\n     got {value.hex()}",
-            hint="rebuild what its owner signed, or let the owner sign this one: `rvp sgx sign`",
-        )
-    expected = to_be_signed(config.fields(value))
-    got = signed.to_be_signed
-    if got[128:] != expected[128:]:
-        theirs = signed.claims()
-        ours = _claims_of(expected)
-        differing = [
-            f"{key}: signed {theirs[key]}, configured {ours[key]}" for key in ours if ours[key] != theirs[key]
-        ]
-        raise SigstructMismatch(
-            "the SIGSTRUCT states other fields than the configuration\n" + "\n".join(differing),
-            hint="make the configuration what its owner signed, or let the owner sign again",
-        )
-
-
-def _claims_of(tbs: bytes) -> dict[str, ClaimValue]:
-    claims = Sigstruct(tbs[:128] + bytes(772) + tbs[128:] + bytes(780)).claims()
-    return {key: value for key, value in claims.items() if key != "mrsigner"}
+    elf = Elf(memoryview(data))
+    return mrenclave(enclave_image(elf, read_metadata(elf)[0]))
 
 
 def _room(image: Elf) -> tuple[int, int]:

@@ -13,23 +13,20 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Final
 
-from pipeline.measure.sgx.elf import PF_R, PF_W, PF_X, Elf, Segment
+from pipeline.measure.sgx.elf import Elf, Segment
 from pipeline.measure.sgx.enclave_image import (
     PAGE,
-    SECINFO_R,
-    SECINFO_REG,
     SECINFO_TCS,
     SECINFO_W,
-    SECINFO_X,
     Bytes,
     EnclaveImage,
     Pages,
 )
 from pipeline.measure.sgx.hashing import HEADER, MEASURED_PAGE
 from pipeline.measure.sgx.sdk_metadata import GROUP_BIT, BadSgxMetadata, LayoutEntry, Record
+from pipeline.measure.sgx.segment_pages import ZERO_PAGE, PatchedFile, round_up, secinfo, segment_pages
 
 EADD, EEXTEND = 1, 2  # attributes of a layout entry
 _MAX_RUNS: Final = 1 << 18
@@ -38,7 +35,6 @@ _TCS_TEMPLATE: Final = 72
 _TCS_OSSA, _TCS_OFSBASE, _TCS_OGSBASE = 16, 48, 56
 DT_RELA, DT_RELASZ, DT_PLTRELSZ, DT_TEXTREL, DT_JMPREL = 7, 8, 2, 22, 23
 _RELA: Final = 24
-_ZERO_PAGE: Final = bytes(PAGE)
 # ids of SDK 2.0 and later; 11 to 18 are the dynamic threads' twins of 1 to 8
 _NAMES: Final = {
     1: "heap",
@@ -58,32 +54,23 @@ _OLD_NAMES: Final = {1: "heap", 2: "TCS", 3: "thread data", 4: "SSA", 5: "stack"
 _TWINS: Final = 10
 
 
-@contextmanager
-def laid_out(elf: Elf, record: Record) -> Iterator[EnclaveImage]:
-    """Give the enclave that a record describes; the file's view is patched meanwhile and restored after.
+def enclave_image(elf: Elf, record: Record) -> EnclaveImage:
+    """Lay out the enclave that a record describes.
 
     Raises:
-        BadSgxMetadata: RVP-5002.
+        BadSgxMetadata: RVP-5002. BadElf: RVP-5001, for a patch outside the file.
     """
     shift, size = 0, record.enclave_size
     if record.elrange:
         image, start, size = record.elrange
         shift = image - start
-    textrel = _relocated_pages(elf)  # before patching: that is when the SDK looks
-    saved: list[tuple[int, bytes]] = []
-    try:
-        for patch in record.patches:
-            end = patch.file_offset + len(patch.content)
-            target = elf.bytes_at(patch.file_offset, end - patch.file_offset, "a patch")
-            saved.append((patch.file_offset, bytes(target)))
-            target[:] = patch.content
-        pages = [*_segments(elf, record, textrel), *_layout(elf, record)]
-        moved = [_moved(run, shift) for run in pages] if shift else pages
-        _check_bounds(moved, size, elf.name)
-        yield EnclaveImage(size_bytes=size, ssa_frame_size=record.ssa_frame_size, parts=tuple(moved))
-    finally:
-        for offset, before in reversed(saved):
-            elf.data[offset : offset + len(before)] = before
+    for patch in record.patches:
+        elf.bytes_at(patch.file_offset, len(patch.content), "a patch")
+    file = PatchedFile(elf.data, ((patch.file_offset, patch.content) for patch in record.patches))
+    pages = [*_segments(elf, file, record), *_layout(elf, record)]
+    moved = [_moved(run, shift) for run in pages] if shift else pages
+    _check_bounds(moved, size, elf.name)
+    return EnclaveImage(size_bytes=size, ssa_frame_size=record.ssa_frame_size, parts=tuple(moved))
 
 
 def _moved(run: Pages, shift: int) -> Pages:
@@ -114,26 +101,15 @@ def _check_bounds(runs: list[Pages], size: int, name: str) -> None:
         )
 
 
-def _up(value: int) -> int:
-    return (value + PAGE - 1) & -PAGE
-
-
-def secinfo(segment: Segment) -> int:
-    """Translate the permissions of a segment."""
-    flags = SECINFO_REG
-    for bit, flag in ((PF_R, SECINFO_R), (PF_W, SECINFO_W), (PF_X, SECINFO_X)):
-        flags |= flag if segment.flags & bit else 0
-    return flags
-
-
-def _segments(elf: Elf, record: Record, textrel: frozenset[int]) -> Iterator[Pages]:
+def _segments(elf: Elf, file: PatchedFile, record: Record) -> Iterator[Pages]:
+    textrel = _relocated_pages(elf)
     last: Segment | None = None
     for segment in elf.loads:
         if segment.address + segment.memory_size > 1 << 52:
             raise BadSgxMetadata(f"a segment at {segment.address:#x}", place=elf.name)
         if (record.major, record.minor) == (1, 3) and last is not None:
             yield from _odd_page(last, segment.address & -PAGE)
-        for run in segment_pages(elf, segment):
+        for run in segment_pages(elf, segment, file):
             yield from _writable(run, textrel)
         if last is None or segment.address > last.address:
             last = segment
@@ -143,41 +119,11 @@ def _segments(elf: Elf, record: Record, textrel: frozenset[int]) -> Iterator[Pag
 
 def _odd_page(last: Segment, limit: int | None) -> Iterator[Pages]:
     """Loaders of metadata 1.3 rounded a segment's size before they added its address."""
-    end = _up(last.address + last.memory_size)
-    if end < _up(_up(last.memory_size) + last.address) and (limit is None or end < limit):
+    end = round_up(last.address + last.memory_size)
+    if end < round_up(round_up(last.memory_size) + last.address) and (limit is None or end < limit):
         yield Pages(
-            address=end, count=1, flags=secinfo(last), content=_ZERO_PAGE, label="page after a segment"
+            address=end, count=1, flags=secinfo(last), content=ZERO_PAGE, label="page after a segment"
         )
-
-
-def segment_pages(elf: Elf, segment: Segment) -> Iterator[Pages]:
-    """Give the pages of a loadable segment: zeros in front, the file's bytes, zeros behind; all measured.
-
-    Cost: only pages at the edges are copied.
-    """
-    flags = secinfo(segment)
-    names = "".join(letter if segment.flags & bit else "-" for letter, bit in (("r", 4), ("w", 2), ("x", 1)))
-    label = f"segment {elf.loads.index(segment)} {names}"
-    start = segment.address & -PAGE
-    end = _up(segment.address + segment.memory_size)
-    data = elf.data[segment.offset : segment.offset + segment.file_size]
-    at = start
-    lead = segment.address - start
-    if lead and end > at:
-        page = bytes(lead) + bytes(data[: PAGE - lead])
-        yield Pages(address=at, count=1, flags=flags, content=page.ljust(PAGE, b"\0"), label=label)
-        data = data[PAGE - lead :]
-        at += PAGE
-    whole = len(data) // PAGE
-    if whole:
-        yield Pages(address=at, count=whole, flags=flags, content=data[: whole * PAGE], label=label)
-        at += whole * PAGE
-    if len(data) % PAGE:
-        page = bytes(data[whole * PAGE :]).ljust(PAGE, b"\0")
-        yield Pages(address=at, count=1, flags=flags, content=page, label=label)
-        at += PAGE
-    if at < end:
-        yield Pages(address=at, count=(end - at) // PAGE, flags=flags, content=_ZERO_PAGE, label=label)
 
 
 def _writable(run: Pages, textrel: frozenset[int]) -> Iterator[Pages]:
@@ -276,7 +222,7 @@ def _entry_pages(entry: LayoutEntry, offset: int, label: str, name: str) -> Iter
                     address=address + whole * PAGE,
                     count=entry.page_count - whole,
                     flags=entry.flags,
-                    content=_ZERO_PAGE,
+                    content=ZERO_PAGE,
                     label=label,
                 )
             return

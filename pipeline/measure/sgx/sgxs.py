@@ -17,21 +17,19 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from pipeline.measure.measured import Measured, MeasureOptions, subject_of
+from pipeline.measure.measured import MeasureOptions
 from pipeline.measure.sgx.elf import map_file
+from pipeline.measure.sgx.enclave import Enclave
 from pipeline.measure.sgx.enclave_image import CHUNK, PAGE, SECINFO_TCS, Chunks, EnclaveImage, Pages, Part
-from pipeline.measure.sgx.enclave_measurement import enclave_measurement, sigstruct_checks
 from pipeline.measure.sgx.hashing import (
     EADD,
     ECREATE,
     EEXTEND,
     HEADER,
     MEASURED_PAGE,
-    mrenclave,
     write_stream,
 )
-from pipeline.measure.sgx.log import write_log
-from pipeline.measure.sgx.sigstruct import Sigstruct
+from pipeline.measure.sgx.sigstruct_file import companion
 from provenance.errors import UsageError
 
 UNMEASURED: Final = b"UNMEASRD"
@@ -48,23 +46,18 @@ class BadSgxs(UsageError):
     code = "RVP-5003"
 
 
-def measure_sgxs(path: Path, options: MeasureOptions) -> Measured:
-    """Measure an SGXS file; the SIGSTRUCT lies beside it and is given as an option.
+def lay_out_sgxs(path: Path, options: MeasureOptions) -> tuple[Enclave, ...]:
+    """Read an SGXS file; its SIGSTRUCT lies beside it, as FILE.sig or with the suffix .sig.
 
     Raises:
         BadSgxs: RVP-5003. BadSigstruct: RVP-5004.
     """
-    data = map_file(path)
-    subject = subject_of(data, options.name or path.name)
-    value = mrenclave(read_sgxs(data, name=str(path)))
-    logs = (write_log(read_sgxs(data, name=str(path)), value),) if options.with_log else ()
-    signed = Sigstruct(options.sigstruct or bytes(1808), name=options.sigstruct_name)
-    checks = sigstruct_checks(signed, value)
-    return Measured(measurements=(enclave_measurement(subject, value, signed, checks),), logs=logs)
+    signed = None if options.sigstruct is not None else companion(path)
+    return (Enclave(layout="SGXS", image=read_sgxs(map_file(path), name=str(path)), sigstruct=signed),)
 
 
 def read_sgxs(data: memoryview, *, name: str = "") -> EnclaveImage:
-    """Read a stream: its parts are found while they are iterated.
+    """Read a stream: its parts are found while they are iterated, each time.
 
     Raises:
         BadSgxs: RVP-5003, now or while the parts are iterated.
@@ -83,7 +76,15 @@ def read_sgxs(data: memoryview, *, name: str = "") -> EnclaveImage:
     frame, size = struct.unpack_from("<IQ", data, 8)
     if any(data[20:HEADER]) or size & (size - 1) or size < 2 * PAGE or not frame:
         raise BadSgxs(f"ECREATE has size {size:#x} and an SSA frame of {frame} pages", place=name)
-    return EnclaveImage(size_bytes=size, ssa_frame_size=frame, parts=_parts(data, size, name))
+    return EnclaveImage(size_bytes=size, ssa_frame_size=frame, parts=_Parts(data, size, name))
+
+
+class _Parts:
+    def __init__(self, data: memoryview, size: int, name: str) -> None:
+        self._arguments = (data, size, name)
+
+    def __iter__(self) -> Iterator[Part]:
+        return _parts(*self._arguments)
 
 
 def _parts(data: memoryview, size: int, name: str) -> Iterator[Part]:

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Final, Literal
 import msgspec
 
 from provenance.claims import Check, ClaimValue
-from provenance.errors import MeasurementMismatch, UsageError
+from provenance.errors import MeasurementMismatch, SignatureFailure, UsageError
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, RSAPublicKey
@@ -39,6 +39,8 @@ HEADER_2: Final = bytes.fromhex("01010000600000006000000001000000")
 _BODY: Final = (900, 1028)
 _MODULUS, _SIGNATURE, _Q1, _Q2 = 128, 516, 1040, 1424
 _DIGEST_INFO: Final = bytes.fromhex("3031300d060960864801650304020105000420")
+_ALL_BITS_64: Final = 0xFFFFFFFFFFFFFFFF
+_ALL_BITS_32: Final = 0xFFFFFFFF
 # ATTRIBUTES.FLAGS, Intel SDM vol. 3D
 DEBUG, MODE64BIT, PROVISIONKEY, EINITTOKENKEY, KSS, AEXNOTIFY = 0x2, 0x4, 0x10, 0x20, 0x80, 0x400
 
@@ -61,6 +63,15 @@ class SigstructMismatch(MeasurementMismatch):
     """
 
     code = "RVP-5005"
+
+
+class SigstructNotVerified(SignatureFailure):
+    """A SIGSTRUCT is not a signature: RSA does not verify, or the quotients or the header are wrong.
+
+    Cure: it was changed after it was made, or made with another key; take it from its owner again.
+    """
+
+    code = "RVP-5012"
 
 
 class BadEnclaveKey(UsageError):
@@ -160,6 +171,17 @@ class Sigstruct:
             "isvfamilyid": self.raw[912:928].hex(),
         }
 
+    @property
+    def left_to_the_host(self) -> tuple[str, ...]:
+        """Name the fields with bits outside their masks: there the host chooses at launch."""
+        _, misc_mask = struct.unpack_from("<II", self.raw, 900)
+        flags_mask, xfrm_mask = struct.unpack_from("<QQ", self.raw, 944)
+        masks = {
+            "attributes": flags_mask & xfrm_mask == _ALL_BITS_64,
+            "miscselect": misc_mask == _ALL_BITS_32,
+        }
+        return tuple(name for name, whole in masks.items() if not whole)
+
     def _number(self, at: int) -> int:
         return int.from_bytes(self.raw[at : at + KEY_BYTES], "little")
 
@@ -178,7 +200,7 @@ class Sigstruct:
                 status=_status(self.has_header),
                 expected="the constants of SIGSTRUCT, e = 3",
                 got="as expected" if self.has_header else self.raw[:40].hex(),
-                code="" if self.has_header else SigstructMismatch.code,
+                code="" if self.has_header else SigstructNotVerified.code,
             ),
             Check(
                 id="signature",
@@ -186,14 +208,14 @@ class Sigstruct:
                 expected="RSA-3072, e = 3, PKCS #1 v1.5, SHA-256",
                 got="verified" if signed else "does not verify",
                 hint="" if signed else "SIGSTRUCT was changed after it was signed",
-                code="" if signed else SigstructMismatch.code,
+                code="" if signed else SigstructNotVerified.code,
             ),
             Check(
                 id="q1q2",
                 status=_status(quotients),
                 expected="the quotients of signature and modulus",
                 got="as expected" if quotients else "other numbers",
-                code="" if quotients else SigstructMismatch.code,
+                code="" if quotients else SigstructNotVerified.code,
             ),
         )
 
@@ -271,7 +293,7 @@ def assemble(tbs: bytes, public_key: RSAPublicKey, signature: bytes) -> Sigstruc
 
     Raises:
         BadSigstruct: RVP-5004 for other sizes. BadEnclaveKey: RVP-5006.
-        SigstructMismatch: RVP-5005 when the signature does not verify.
+        SigstructNotVerified: RVP-5012.
     """
     numbers = public_key.public_numbers()
     if public_key.key_size != KEY_BITS or numbers.e != EXPONENT:
@@ -284,7 +306,7 @@ def assemble(tbs: bytes, public_key: RSAPublicKey, signature: bytes) -> Sigstruc
         raise BadSigstruct(f"a signature of {len(signature)} bytes, expected {KEY_BYTES}")
     value = int.from_bytes(signature, "big")
     if value >= numbers.n or pow(value, EXPONENT, numbers.n) != _encoded(tbs):
-        raise SigstructMismatch("the signature does not verify with this key over these bytes")
+        raise SigstructNotVerified("the signature does not verify with this key over these bytes")
     q1, q2 = _quotients(value, numbers.n)
     raw = (
         tbs[:128]
@@ -297,6 +319,39 @@ def assemble(tbs: bytes, public_key: RSAPublicKey, signature: bytes) -> Sigstruc
         + q2.to_bytes(KEY_BYTES, "little")
     )
     return Sigstruct(raw)
+
+
+def check_fields(signed: Sigstruct, fields: SigstructFields) -> None:
+    """Check that a SIGSTRUCT is a signature over these fields; date and vendor are the owner's.
+
+    Raises:
+        SigstructNotVerified: RVP-5012.
+        SigstructMismatch: RVP-5005: it signs another enclave, or other fields.
+    """
+    for check in signed.checks():
+        if check.status == "failed":
+            raise SigstructNotVerified(f"the SIGSTRUCT's {check.id} {check.got}", hint=check.hint)
+    if signed.mrenclave != fields.mrenclave:
+        raise SigstructMismatch(
+            f"the SIGSTRUCT signs another enclave\nexpected {signed.mrenclave.hex()}\n"
+            f"     got {fields.mrenclave.hex()}",
+            hint="rebuild what its owner signed, or let the owner sign this one: `rvp sgx sign`",
+        )
+    expected = to_be_signed(fields)
+    if signed.to_be_signed[128:] != expected[128:]:
+        theirs, ours = signed.claims(), _claims_of(expected)
+        differing = [
+            f"{key}: signed {theirs[key]}, configured {ours[key]}" for key in ours if ours[key] != theirs[key]
+        ]
+        raise SigstructMismatch(
+            "the SIGSTRUCT states other fields than the configuration\n" + "\n".join(differing),
+            hint="make the configuration what its owner signed, or let the owner sign again",
+        )
+
+
+def _claims_of(tbs: bytes) -> dict[str, ClaimValue]:
+    claims = Sigstruct(tbs[:128] + bytes(772) + tbs[128:] + bytes(780)).claims()
+    return {key: value for key, value in claims.items() if key != "mrsigner"}
 
 
 def sign(tbs: bytes, key: RSAPrivateKey) -> Sigstruct:

@@ -10,6 +10,18 @@ from pipeline.measure.sgx.sigstruct import SIGSTRUCT_SIZE, Sigstruct
 from provenance.strict import read_file
 
 
+def companion(path: Path) -> Sigstruct | None:
+    """Read the SIGSTRUCT that lies beside an enclave: `FILE.sig`, or FILE with the suffix `.sig`.
+
+    Raises:
+        BadSigstruct: RVP-5004, for a file of that name that is none.
+    """
+    for beside in (path.with_name(f"{path.name}.sig"), path.with_suffix(".sig")):
+        if beside != path and beside.is_file():
+            return Sigstruct(read_file(beside, limit_bytes=4 * SIGSTRUCT_SIZE), name=str(beside))
+    return None
+
+
 def measure_sigstruct(path: Path, options: MeasureOptions) -> Measured:
     """Read the values that a SIGSTRUCT signs; MRENCLAVE is stated by it, not computed.
 

@@ -15,9 +15,15 @@ from pipeline.measure.sgx.enclave_config import BadEnclaveConfig, EnclaveConfig,
 from pipeline.measure.sgx.hashing import hash_plainly
 from pipeline.measure.sgx.owner_key import new_key, read_private_key
 from pipeline.measure.sgx.pack import CannotPack, measure_packed, pack_enclave
-from pipeline.measure.sgx.sdk_layout import laid_out
+from pipeline.measure.sgx.sdk_layout import enclave_image
 from pipeline.measure.sgx.sdk_metadata import read_metadata
-from pipeline.measure.sgx.sigstruct import Sigstruct, SigstructMismatch, sign, to_be_signed
+from pipeline.measure.sgx.sigstruct import (
+    Sigstruct,
+    SigstructMismatch,
+    SigstructNotVerified,
+    sign,
+    to_be_signed,
+)
 from provenance.errors import UsageError
 from tests.conftest import ROOT
 from tests.fakes.enclave_elf import enclave_elf
@@ -57,9 +63,9 @@ def test_a_packed_and_signed_enclave_passes_every_check(tmp_path: Path) -> None:
 
 def test_the_layout_has_heap_and_all_threads_between_guards() -> None:
     elf = Elf(memoryview(bytearray(pack_enclave(enclave_elf(), CONFIG))))
-    with laid_out(elf, read_metadata(elf)[0]) as image:
-        runs = list(image.parts)
-        assert hash_plainly(image) == measure_packed(pack_enclave(enclave_elf(), CONFIG))
+    image = enclave_image(elf, read_metadata(elf)[0])
+    runs = list(image.parts)
+    assert hash_plainly(image) == measure_packed(pack_enclave(enclave_elf(), CONFIG))
     labels = [run.label for run in runs]
     assert [label for label in labels if label.startswith("TCS")] == ["TCS 0", "TCS 1", "TCS 2"]
     heap = next(run for run in runs if run.label == "heap")
@@ -105,8 +111,9 @@ def test_a_damaged_signature_is_refused(at: int, check: str) -> None:
     elf = enclave_elf()
     raw = bytearray(signature(elf))
     raw[at] ^= 1
-    with pytest.raises(SigstructMismatch, match=check):
+    with pytest.raises(SigstructNotVerified, match=check) as error:
         pack_enclave(elf, CONFIG, bytes(raw))
+    assert error.value.exit_code == 10
 
 
 def test_mrsigner_is_the_hash_of_the_little_endian_modulus() -> None:

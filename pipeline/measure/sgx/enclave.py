@@ -1,0 +1,129 @@
+"""An enclave as a file describes it, whatever the file's format; and what is measured of it.
+
+Every SGX format is one function `lay_out(path, options) -> tuple[Enclave, ...]` and one line in the table of
+formats. What comes after is the same for all: MRENCLAVE, the checks of the SIGSTRUCT, the log, the claims.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import cast
+
+import msgspec
+
+from pipeline.measure.measured import Measured, MeasureOptions, subject_of
+from pipeline.measure.sgx.elf import Elf, map_file
+from pipeline.measure.sgx.enclave_image import EnclaveImage
+from pipeline.measure.sgx.enclave_measurement import enclave_measurement, sigstruct_checks
+from pipeline.measure.sgx.hashing import mrenclave
+from pipeline.measure.sgx.log import write_log
+from pipeline.measure.sgx.sigstruct import SIGSTRUCT_SIZE, Sigstruct, SigstructMismatch
+from provenance.claims import Check
+
+
+class MappedElf(msgspec.Struct, frozen=True, kw_only=True):
+    """An ELF file whose segments lie in the enclave.
+
+    Attributes:
+        elf: the file.
+        base: the enclave's address of virtual address 0.
+    """
+
+    elf: Elf
+    base: int = 0
+
+
+class Enclave(msgspec.Struct, frozen=True, kw_only=True):
+    """One way in which a file describes an enclave; an SDK file has one for each metadata record.
+
+    Attributes:
+        layout: whose rules laid it out, in words: `SDK metadata 3.3`, `SGXS`.
+        image: its pages.
+        sigstruct: what the file carries, or what lies beside it by its format's custom; None: not signed.
+        elves: whose segments are in it: for labels.
+        facts: the parameters of the layout in the words of its configuration, to be read and compared.
+        checks: of the format itself.
+        policy_inputs: what the host chooses beside CONFIGID and CONFIGSVN.
+    """
+
+    layout: str
+    image: EnclaveImage
+    sigstruct: Sigstruct | None = None
+    elves: tuple[MappedElf, ...] = ()
+    facts: dict[str, str | int] = {}
+    checks: tuple[Check, ...] = ()
+    policy_inputs: tuple[str, ...] = ()
+
+
+def lay_out(path: Path, options: MeasureOptions | None = None) -> tuple[Enclave, ...]:
+    """Lay out the enclave of a file, whatever its format.
+
+    Raises:
+        UnknownFormat: RVP-5000, for a file that holds no enclave; and what its reader raises (RVP-50nn).
+    """
+    from pipeline.measure.formats import UnknownFormat, detect
+
+    found = detect(path, tee="sgx")
+    if not found.lay_out:
+        raise UnknownFormat(f"this is {found.title}, which has no pages", place=str(path))
+    module, _, function = found.lay_out.partition(":")
+    reader = cast(
+        "Callable[[Path, MeasureOptions], tuple[Enclave, ...]]",
+        getattr(importlib.import_module(module), function),
+    )
+    return reader(path, options or MeasureOptions())
+
+
+def measure_enclave(path: Path, options: MeasureOptions) -> Measured:
+    """Measure a file that holds an enclave.
+
+    Raises:
+        UnknownFormat: RVP-5000. BadSigstruct: RVP-5004; and what the format's reader raises (RVP-50nn).
+
+    Cost: one hash of the enclave's stream for each way in which the file describes it; one of the file.
+    """
+    subject = subject_of(map_file(path), options.name or path.name)
+    enclaves = lay_out(path, options)
+    values = [mrenclave(one.image) for one in enclaves]
+    first = enclaves[0]
+    signed = first.sigstruct or Sigstruct(bytes(SIGSTRUCT_SIZE))
+    if options.sigstruct is not None:
+        signed = Sigstruct(options.sigstruct, name=options.sigstruct_name)
+    checks = [*sigstruct_checks(signed, values[0])]
+    if len(enclaves) > 1:
+        checks.append(_agreement(enclaves, values))
+    checks += first.checks
+    measurement = enclave_measurement(subject, values[0], signed, tuple(checks), first.policy_inputs)
+    logs = (write_log(first.image, values[0]),) if options.with_log else ()
+    return Measured(measurements=(measurement,), logs=logs)
+
+
+def _agreement(enclaves: tuple[Enclave, ...], values: list[bytes]) -> Check:
+    """Check that every description has the same SIGSTRUCT and gives the same MRENCLAVE."""
+    first = enclaves[0]
+    for one, value in zip(enclaves, values, strict=True):
+        if value != values[0]:
+            return Check(
+                id="metadata-records-agree",
+                status="failed",
+                expected=f"{values[0].hex()} ({first.layout})",
+                got=f"{value.hex()} ({one.layout})",
+                hint="loaders of different generations would build different enclaves of this file",
+                code=SigstructMismatch.code,
+            )
+        if (one.sigstruct and one.sigstruct.raw) != (first.sigstruct and first.sigstruct.raw):
+            return Check(
+                id="metadata-records-agree",
+                status="failed",
+                expected=f"the SIGSTRUCT of {first.layout}",
+                got=f"another one in {one.layout}",
+                code=SigstructMismatch.code,
+            )
+    return Check(
+        id="metadata-records-agree",
+        status="passed",
+        expected="one value",
+        got=", ".join(one.layout for one in enclaves),
+    )

@@ -1,0 +1,47 @@
+"""Lay out an enclave that nobody has signed yet, so that its owner can: one function for every kind.
+
+| the file | the configuration | laid out by |
+|---|---|---|
+| freestanding ELF (marker `rvpencl1`) | `enclave.toml`, or the SDK's XML | `pack` |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from pipeline.measure.measured import MeasureOptions
+from pipeline.measure.sgx.enclave import Enclave
+from pipeline.measure.sgx.sigstruct import Sigstruct, SigstructFields
+
+
+class Unsigned(msgspec.Struct, frozen=True, kw_only=True):
+    """An enclave that is laid out and waits for its owner's signature.
+
+    Attributes:
+        enclave: its pages.
+        fields: what the owner is to sign, MRENCLAVE included; the date is 1970-01-01, the caller sets it.
+        write: gives the file of the enclave, with a SIGSTRUCT or without; of a format whose SIGSTRUCT lies
+            beside the enclave, the SIGSTRUCT itself.
+    """
+
+    enclave: Enclave
+    fields: SigstructFields
+    write: Callable[[Sigstruct | None], bytes]
+
+
+def lay_out_unsigned(path: Path, options: MeasureOptions) -> Unsigned:
+    """Lay out an enclave for signing.
+
+    Args:
+        path: what the linker wrote, or (to sign it again) what is laid out already.
+        options: `config` is needed; `generation` and `libpal` where the kind has them.
+
+    Raises:
+        BadEnclaveConfig: RVP-5007. CannotPack: RVP-5008; and what the readers raise (RVP-50nn).
+    """
+    from pipeline.measure.sgx.pack import lay_out_freestanding
+
+    return lay_out_freestanding(path, options)
