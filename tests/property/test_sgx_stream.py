@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import hashlib
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.measure.sgx.enclave_image import PAGE, EnclaveImage, Pages
-from pipeline.measure.sgx.hashing import hash_plainly, mrenclave
+from pipeline.measure.sgx.hashing import (
+    Batches,
+    ecreate_record,
+    hash_plainly,
+    mrenclave,
+    mrenclaves,
+    write_plainly,
+)
 from pipeline.measure.sgx.log import LogDoesNotFold, fold_log, write_log
 from pipeline.measure.sgx.sgxs import BadSgxs, read_sgxs, write_sgxs
 
@@ -47,8 +55,30 @@ def content_of(image: EnclaveImage) -> dict[str, bytes]:
 
 @settings(max_examples=40, deadline=None)
 @given(images())
-def test_batches_hash_to_what_the_manual_says(image: EnclaveImage) -> None:
-    assert mrenclave(image) == hash_plainly(image)
+def test_both_writers_hash_to_what_the_manual_says(image: EnclaveImage) -> None:
+    expected = hash_plainly(image)
+    for write in (Batches().write, write_plainly):
+        hashing = hashlib.sha256(ecreate_record(image.size_bytes, image.ssa_frame_size))
+        for part in image.parts:
+            assert isinstance(part, Pages)
+            write(part, hashing.update)
+        assert hashing.digest() == expected
+    assert mrenclave(image) == expected
+
+
+@settings(max_examples=25, deadline=None)
+@given(images(), st.data())
+def test_enclaves_that_begin_alike_keep_their_values(image: EnclaveImage, data: st.DataObject) -> None:
+    parts = tuple(image.parts)
+    others = []
+    for _ in range(3):
+        cut = data.draw(st.integers(0, len(parts)))
+        changed = [msgspec.structs.replace(part, flags=0x207) for part in parts[cut:]]
+        frame = data.draw(st.sampled_from([1, image.ssa_frame_size]))
+        others.append(
+            EnclaveImage(size_bytes=image.size_bytes, ssa_frame_size=frame, parts=(*parts[:cut], *changed))
+        )
+    assert mrenclaves((image, *others)) == tuple(hash_plainly(one) for one in (image, *others))
 
 
 @settings(max_examples=25, deadline=None)
