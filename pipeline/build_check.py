@@ -9,7 +9,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path, PurePosixPath
-from typing import Final, get_args
+from typing import TYPE_CHECKING, Final, get_args
 
 import msgspec
 
@@ -25,8 +25,11 @@ from provenance.measurement_log import MeasurementLog
 from provenance.predicates.core import LayerName
 from provenance.strict import NotReadable, read_file, read_json
 
+if TYPE_CHECKING:
+    from pipeline.measure.measured import MeasureOptions
+
 # Measures a file again: path, TEE, name of the subject, detached SIGSTRUCT.
-Measure = Callable[[Path, Tee, str, bytes | None], tuple[Measurement, ...]]
+Measure = Callable[[Path, Tee, str, "MeasureOptions | None"], tuple[Measurement, ...]]
 
 MAX_LOG_BYTES: Final = 64 << 20
 
@@ -77,7 +80,9 @@ class RecipeOther(MeasurementMismatch):
     code = "RVP-6134"
 
 
-def measure_again(path: Path, tee: Tee, name: str, sigstruct: bytes | None) -> tuple[Measurement, ...]:
+def measure_again(
+    path: Path, tee: Tee, name: str, options: MeasureOptions | None = None
+) -> tuple[Measurement, ...]:
     """Measure a file with the measurer of its format; its own checks must pass.
 
     Raises:
@@ -86,7 +91,9 @@ def measure_again(path: Path, tee: Tee, name: str, sigstruct: bytes | None) -> t
     from pipeline.measure.formats import measure_file
     from pipeline.measure.measured import MeasureOptions, require_passed
 
-    options = MeasureOptions(name=name, with_log=False, sigstruct=sigstruct, sigstruct_name="sigstruct")
+    options = msgspec.structs.replace(
+        options or MeasureOptions(), name=name, with_log=False, companions=False
+    )
     found = measure_file(path, tee=tee, options=options).measurements
     require_passed(found)
     return found
@@ -149,23 +156,38 @@ def read_recipe(folder: Path, result: BuildResult) -> Recipe:
     return recipe
 
 
-def sigstruct_of(folder: Path, recipe: Recipe, node: str, artifacts: Iterable[Artifact]) -> bytes | None:
-    """Find the detached SIGSTRUCT that a measurement takes: a pinned file of the recipe, or an artifact.
+def options_of(folder: Path, recipe: Recipe, node: str, artifacts: Iterable[Artifact]) -> MeasureOptions:
+    """Find what a measurement takes beside its artifact: pinned files of the recipe, or other artifacts.
 
     Raises:
-        NotSignable: RVP-6133.
+        NotSignable: RVP-6133. NotReadable: RVP-1010.
     """
-    text = next((one.sigstruct for one in recipe.spec.measure if f"measure.{one.id}" == node), "")
-    if not text:
-        return None
-    reference = parse_reference(text)
-    if reference.kind == "file":
-        return read_file(_inside(folder, f"{RECIPE_FOLDER}/files/{reference.path}"))
-    for one in artifacts:
-        if one.node == reference.node and PurePosixPath(one.name).name == PurePosixPath(reference.path).name:
-            return read_file(_inside(folder, one.path))
-    raise NotSignable(
-        f"the SIGSTRUCT {text} of {node} is not beside the result", hint="put the signature beside rvp.toml"
+    from pipeline.measure.measured import MeasureOptions
+
+    item = next((one for one in recipe.spec.measure if f"measure.{one.id}" == node), None)
+    if item is None:
+        return MeasureOptions()
+    artifacts = tuple(artifacts)
+
+    def path_of(text: str) -> Path:
+        reference = parse_reference(text)
+        if reference.kind == "file":
+            return _inside(folder, f"{RECIPE_FOLDER}/files/{reference.path}")
+        for one in artifacts:
+            last = PurePosixPath(one.name).name
+            if one.node == reference.node and last == PurePosixPath(reference.path).name:
+                return _inside(folder, one.path)
+        raise NotSignable(
+            f"{text}, which {node} takes, is not beside the result", hint="put the file beside rvp.toml"
+        )
+
+    return MeasureOptions(
+        sigstruct=read_file(path_of(item.sigstruct)) if item.sigstruct else None,
+        sigstruct_name=item.sigstruct,
+        config=read_file(path_of(item.config)) if item.config else None,
+        config_name=item.config,
+        libpal=path_of(item.libpal) if item.libpal else None,
+        generation=item.generation,
     )
 
 
@@ -204,7 +226,7 @@ def measure_artifact(
     one: Measurement,
     artifacts: Iterable[Artifact],
     *,
-    sigstruct: bytes | None = None,
+    options: MeasureOptions | None = None,
     measure: Measure = measure_again,
 ) -> Measurement:
     """Measure the artifact of a measurement again; return it under the artifact's name.
@@ -218,7 +240,7 @@ def measure_artifact(
         raise ValuesChanged(f'what was measured as "{one.subject.name}" is not among the artifacts')
     found = (same_name or match)[0]
     path = _measured_path(_inside(folder, found.path), one)
-    shape = [again for again in measure(path, one.tee, found.name, sigstruct) if again.variant == one.variant]
+    shape = [again for again in measure(path, one.tee, found.name, options) if again.variant == one.variant]
     if not shape:
         raise ValuesChanged(f"measuring again gives no {one.tee} values for {one.variant}", place=str(path))
     same = [again for again in shape if again.claims == one.claims]

@@ -149,6 +149,7 @@ def _node_of(item: Step | Pack | Measure) -> Node:
                 item.image,
                 item.sigstruct,
                 item.config,
+                item.libpal,
                 item.firmware,
                 item.kernel,
                 item.initrd,

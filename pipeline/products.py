@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 MEASUREMENTS_NAME: Final = "measurements.json"
 Taken = Mapping[str, "Tree | Rootfs"]
 _MAX_LINKS: Final = 16
+# What a measurement takes beside the artifact: signing measures again, so it must be at hand then.
+MEASURED_WITH: Final = ("sigstruct", "config", "libpal")
 _NOT_YET: Final = ("firmware", "kernel", "initrd", "cmdline", "vcpus", "memory")
 
 
@@ -75,6 +77,14 @@ def check_supported(graph: Graph) -> None:
                 f"{name}: measuring {', '.join(missing)} is not known yet; known: {', '.join(sorted(known))}",
                 place="rvp.toml",
             )
+        for key in MEASURED_WITH:
+            text = getattr(measure, key)
+            if text and parse_reference(text).kind not in {"file", "step", "pack"}:
+                raise NotSupported(
+                    f"{name}: {key} is {text}, which signing could not look at again",
+                    place="rvp.toml",
+                    hint="put it beside rvp.toml, or let a step give it as an output",
+                )
         if others or not measure.image:
             what = f"{', '.join(tees)} from {', '.join(others) or 'nothing'}"
             raise NotSupported(
@@ -117,15 +127,22 @@ def make_product(node: Node, taken: Taken, leaves: Leaves, store: Store, observe
 
 
 def _pack_sgx(pack: Pack, taken: Taken, store: FolderStore) -> Tree:
-    from pipeline.measure.sgx.enclave_config import EnclaveConfig, read_config
-    from pipeline.measure.sgx.pack import pack_enclave
+    from pipeline.measure.measured import MeasureOptions
+    from pipeline.measure.sgx.sigstruct import Sigstruct
+    from pipeline.measure.sgx.unsigned import lay_out_unsigned
 
-    written = _small(pack.config, taken, store) if pack.config else None
-    config = EnclaveConfig() if written is None else read_config(written, name=pack.config)
-    sigstruct = _small(pack.sigstruct, taken, store) if pack.sigstruct else None
+    options = MeasureOptions(
+        config=_small(pack.config, taken, store) if pack.config else None,
+        config_name=pack.config,
+        generation=pack.generation,
+        companions=False,
+    )
+    signed = None
+    if pack.sigstruct:
+        signed = Sigstruct(_small(pack.sigstruct, taken, store), name=pack.sigstruct)
     image = _one_file(pack.image, taken, store)
-    packed = pack_enclave(store.file_of(bytes.fromhex(image.sha256)), config, sigstruct)
-    digest, size_bytes = store.put([packed])
+    unsigned = lay_out_unsigned(store.file_of(bytes.fromhex(image.sha256)), options)
+    digest, size_bytes = store.put([unsigned.write(signed)])
     return make_tree(
         [
             TreeEntry(
@@ -182,6 +199,11 @@ def _measure(measure: Measure, taken: Taken, store: FolderStore, scratch: Path) 
             name=name,
             sigstruct=_small(measure.sigstruct, taken, store) if measure.sigstruct else None,
             sigstruct_name=measure.sigstruct,
+            config=_small(measure.config, taken, store) if measure.config else None,
+            config_name=measure.config,
+            libpal=_path_of_one(measure.libpal, taken, store) if measure.libpal else None,
+            generation=measure.generation,
+            companions=False,
         )
         tees = (measure.tee,) if isinstance(measure.tee, str) else measure.tee
         found = [measure_file(path, tee=tee, options=options) for tee in tees]
@@ -221,6 +243,10 @@ def _small(text: str, taken: Taken, store: FolderStore) -> bytes:
     entry = _one_file(text, taken, store)
     with store.get(bytes.fromhex(entry.sha256)) as stream:
         return stream.read(1 << 20)
+
+
+def _path_of_one(text: str, taken: Taken, store: FolderStore) -> Path:
+    return store.file_of(bytes.fromhex(_one_file(text, taken, store).sha256))
 
 
 @contextlib.contextmanager

@@ -25,9 +25,9 @@ from pipeline.build_check import (
     layer_name,
     measure_again,
     measure_artifact,
+    options_of,
     read_logs,
     read_recipe,
-    sigstruct_of,
 )
 from pipeline.build_result import BuildResult, read_result
 from pipeline.recipe import Recipe
@@ -128,9 +128,9 @@ def state_build(
     logs: list[tuple[str, MeasurementLog, bytes]] = []
     for node in result.measurements:
         layer = Layer(name=layer_name(node.layer), provider=result.project)
-        sigstruct = sigstruct_of(folder, recipe, node.node, result.artifacts)
+        options = options_of(folder, recipe, node.node, result.artifacts)
         measured = [
-            measure_artifact(folder, one, result.artifacts, sigstruct=sigstruct, measure=measure)
+            measure_artifact(folder, one, result.artifacts, options=options, measure=measure)
             for one in node.measurements
         ]
         sets += sets_from_measurements(measured, layer=layer)

@@ -214,6 +214,7 @@ class Pack(_Strict, frozen=True, kw_only=True):
     image: str = ""
     config: str = ""
     sigstruct: str = ""
+    generation: str = ""  # of the SDK whose layout is meant; default: what the enclave says, else the newest
     # oci: an image of these files
     files: dict[str, str] = {}  # absolute path in the image -> reference
     base: str = ""  # a base to put below, e.g. base.runtime
@@ -232,6 +233,8 @@ class Measure(_Strict, frozen=True, kw_only=True):
     image: str = ""
     sigstruct: str = ""
     config: str = ""
+    libpal: str = ""  # of a Gramine enclave, whose image is its manifest
+    generation: str = ""  # of the SDK or of Gramine; default: what the file says, else the newest
     firmware: str = ""
     kernel: str = ""
     initrd: str = ""

@@ -72,7 +72,7 @@ def pack_references(pack: Pack) -> Iterator[tuple[str, str]]:
 
 def measure_references(measure: Measure) -> Iterator[tuple[str, str]]:
     """Name the references of a measurement: key and text."""
-    for key in ("image", "sigstruct", "config", "firmware", "kernel", "initrd"):
+    for key in ("image", "sigstruct", "config", "libpal", "firmware", "kernel", "initrd"):
         if text := getattr(measure, key):
             yield key, text
 

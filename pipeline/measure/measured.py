@@ -50,6 +50,7 @@ class MeasureOptions(msgspec.Struct, frozen=True, kw_only=True):
         libpal: of a Gramine enclave.
         generation: of the tool whose layout is meant (`2.26` of Intel's SDK, `1.9` of Gramine); empty: what
             the file says, else the newest.
+        companions: take what lies beside the file by custom (FILE.sig); a build names its inputs instead.
         with_log: also write the measurement log.
     """
 
@@ -61,6 +62,7 @@ class MeasureOptions(msgspec.Struct, frozen=True, kw_only=True):
     manifest: Path | None = None
     libpal: Path | None = None
     generation: str = ""
+    companions: bool = True
     with_log: bool = True
 
 

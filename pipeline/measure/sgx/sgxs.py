@@ -52,7 +52,7 @@ def lay_out_sgxs(path: Path, options: MeasureOptions) -> tuple[Enclave, ...]:
     Raises:
         BadSgxs: RVP-5003. BadSigstruct: RVP-5004.
     """
-    signed = None if options.sigstruct is not None else companion(path)
+    signed = companion(path) if options.companions and options.sigstruct is None else None
     return (Enclave(layout="SGXS", image=read_sgxs(map_file(path), name=str(path)), sigstruct=signed),)
 
 

@@ -231,9 +231,9 @@ def test_a_detached_signature_is_taken_from_the_recipe(tmp_path):
     write_build(tmp_path / "build", sigstruct=b"the signature")
     seen = []
 
-    def measure(path, tee, name, sigstruct):
-        seen.append(sigstruct)
-        return measure_again(path, tee, name, None)
+    def measure(path, tee, name, options):
+        seen.append(options.sigstruct)
+        return measure_again(path, tee, name)
 
     state_build(tmp_path / "build", builder_id=BUILDER, measure=measure)
     assert seen == [b"the signature"]
@@ -259,7 +259,7 @@ def test_an_image_that_is_a_folder_is_measured_as_a_whole(tmp_path):
     )
     measured = []
 
-    def measure(path, tee, name, sigstruct):
+    def measure(path, tee, name, options):
         measured.append(path)
         return (said,)
 
