@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.fakes.token import Token, make_token
+
 ROOT = Path(__file__).resolve().parent.parent
 
 # A shell that starts tests in the background has them ignore SIGINT, and their children too; some tests send it.
@@ -29,3 +31,9 @@ def vectors() -> Path:
     if folder is None:
         pytest.skip("the shared test data is not beside this checkout (set RVP_VECTORS)")
     return folder
+
+
+@pytest.fixture(scope="session")
+def token(tmp_path_factory: pytest.TempPathFactory) -> Token:
+    """A PKCS #11 token with keys in it: SoftHSM."""
+    return make_token(tmp_path_factory.mktemp("token"))

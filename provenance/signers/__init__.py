@@ -1,7 +1,8 @@
 """Signers: one file a scheme, one table from the scheme of a URI to the module that has it.
 
-A signer has a public key and signs bytes. `file:path` and a bare path are key files. A new scheme is one new
-module with a function `open_signer(location, *, passphrase)` and one line in the table.
+A signer has a public key and signs bytes. `file:path` and a bare path are key files. Keys that stay elsewhere
+(tokens, key services, commands) are those of `remote_key`. A new scheme is one new module with a function
+`open_signer(location, *, passphrase)` and one line in the table.
 
 Example:
     >>> open_signer("carrier-pigeon:coop-7")
@@ -19,6 +20,7 @@ from typing import Final, cast
 
 from provenance.dsse import SignsBytes
 from provenance.errors import MissingExtra, UsageError
+from provenance.signers.remote_key import REMOTE_KEYS, RemoteSigner, open_key
 
 Passphrase = Callable[[], bytes | None]  # asked only when the key needs one
 
@@ -46,7 +48,8 @@ def open_signer(uri: str, *, passphrase: Passphrase = no_passphrase) -> SignsByt
     """Open the signer that a URI or a path names.
 
     Args:
-        uri: `file:PATH`, or a path. A path with a colon near its start needs `file:` or `./`.
+        uri: `file:PATH`, a path, or the URI of a remote key. A path with a colon near its start needs
+            `file:` or `./`.
         passphrase: gives the passphrase; called only if the key needs one.
 
     Raises:
@@ -54,10 +57,11 @@ def open_signer(uri: str, *, passphrase: Passphrase = no_passphrase) -> SignsByt
     """
     named = re.match(r"([A-Za-z][A-Za-z0-9+.-]+):(.*)\Z", uri, flags=re.DOTALL)
     scheme, location = (named[1].lower(), named[2]) if named else ("file", uri)
+    if scheme in REMOTE_KEYS:
+        return RemoteSigner(open_key(uri, secret=passphrase))
     if scheme not in SIGNERS:
-        raise SchemeUnknown(
-            f'there is no signer "{scheme}"', place=uri, hint=f"known: {', '.join(SIGNERS)}, or a path"
-        )
+        known = ", ".join((*SIGNERS, *REMOTE_KEYS))
+        raise SchemeUnknown(f'there is no signer "{scheme}"', place=uri, hint=f"known: {known}, or a path")
     module, extra = SIGNERS[scheme]
     try:
         found = importlib.import_module(module)
