@@ -17,8 +17,8 @@ import pytest
 import zstandard
 
 from pipeline.measure import CheckFailed, measure_file, require_passed
+from pipeline.measure.image_manifest import ImageDigestMismatch
 from pipeline.measure.image_room import BadImage
-from pipeline.measure.oci import ImageDigestMismatch
 from pipeline.oci_writer import (
     BaseLayer,
     CannotWriteImage,
