@@ -96,7 +96,7 @@ def measure_enclave(path: Path, options: MeasureOptions) -> Measured:
         checks.append(_agreement(enclaves, values))
     checks += first.checks
     measurement = enclave_measurement(subject, values[0], signed, tuple(checks), first.policy_inputs)
-    logs = (write_log(first.image, values[0]),) if options.with_log else ()
+    logs = (write_log(first.image, values[0], elves=first.elves),) if options.with_log else ()
     return Measured(measurements=(measurement,), logs=logs)
 
 
