@@ -14,9 +14,10 @@ NOTE_ROOM = 0x3000
 def enclave_elf(
     *, code: bytes = b"\x0f\x0b" * 700, marker: bytes = b"rvpencl1", seed: bytes = b"data"
 ) -> bytes:
-    """Write it: segment r-x at 0x1000, segment rw- at 0x2000 with 0x1800 bytes of memory."""
+    """Write it: segment r-x at 0x1000, after it segment rw- with 0x1800 bytes of memory."""
     data = (marker.ljust(64, b"\0") + seed * 9).ljust(0x200, b"\0")
-    code_at, data_at = PAGE, 2 * PAGE
+    code_at = PAGE
+    data_at = code_at + (len(code) + PAGE - 1) // PAGE * PAGE
     body = bytearray(data_at) + data
     body[code_at : code_at + len(code)] = code
 

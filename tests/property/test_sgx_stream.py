@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import struct
+from collections.abc import Iterator
+from unittest import mock
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from pipeline.measure.sgx import sgxs
 from pipeline.measure.sgx.enclave_image import PAGE, EnclaveImage, Pages
 from pipeline.measure.sgx.hashing import (
     Batches,
@@ -81,12 +85,48 @@ def test_enclaves_that_begin_alike_keep_their_values(image: EnclaveImage, data: 
     assert mrenclaves((image, *others)) == tuple(hash_plainly(one) for one in (image, *others))
 
 
-@settings(max_examples=25, deadline=None)
-@given(images())
-def test_sgxs_round_trips(image: EnclaveImage) -> None:
+@pytest.fixture(params=[0, 1 << 30], ids=["with-numpy", "without-numpy"])
+def plain_bytes(request: pytest.FixtureRequest) -> Iterator[int]:
+    """How large a stream may be to be read without numpy: none, or any."""
+    with mock.patch.object(sgxs, "_PLAIN_BYTES", request.param):
+        yield request.param
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(image=images())
+def test_sgxs_round_trips(plain_bytes: int, image: EnclaveImage) -> None:
+    del plain_bytes
     stream = write_sgxs(image)
     assert hashlib.sha256(stream).digest() == mrenclave(image)
-    assert mrenclave(read_sgxs(memoryview(stream))) == mrenclave(image)
+    found = read_sgxs(memoryview(stream))
+    assert found.is_file
+    assert mrenclave(found) == mrenclave(image)
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(image=images(), data=st.data())
+def test_chunks_of_a_page_may_be_missing_unordered_and_unmeasured(
+    plain_bytes: int, image: EnclaveImage, data: st.DataObject
+) -> None:
+    del plain_bytes
+    loose = data.draw(st.permutations(range(16)))[: data.draw(st.integers(0, 16))]
+    unmeasured = set(data.draw(st.lists(st.sampled_from(range(16)), max_size=2)))
+    records = []
+    for index in loose:
+        header = struct.pack("<8sQ48x", b"UNMEASRD" if index in unmeasured else b"EEXTEND", index * 256)
+        records.append((index in unmeasured, header + bytes([index]) * 256))
+    page = struct.pack("<8sQQ40x", b"EADD", 0, 0x203)
+    moved = EnclaveImage(
+        size_bytes=image.size_bytes * 2,
+        ssa_frame_size=1,
+        parts=[msgspec.structs.replace(part, address=part.address + PAGE) for part in image.parts],
+    )
+    stream = write_sgxs(moved)
+    file = stream[:64] + page + b"".join(record for _, record in records) + stream[64:]
+    hashed = stream[:64] + page + b"".join(record for skip, record in records if not skip) + stream[64:]
+    found = read_sgxs(memoryview(file))
+    assert found.is_file == (file == hashed)
+    assert mrenclave(found) == hashlib.sha256(hashed).digest()
 
 
 @settings(max_examples=25, deadline=None)
@@ -112,11 +152,12 @@ def test_a_log_does_not_fold_over_other_content(image: EnclaveImage, data: st.Da
             fold_log(log, lambda event: bytes(contents[event.label]))
 
 
-@settings(max_examples=40, deadline=None)
-@given(images(), st.data())
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(image=images(), data=st.data())
 def test_a_flipped_bit_of_a_stream_never_gives_the_same_value(
-    image: EnclaveImage, data: st.DataObject
+    plain_bytes: int, image: EnclaveImage, data: st.DataObject
 ) -> None:
+    del plain_bytes
     stream = bytearray(write_sgxs(image))
     at = data.draw(st.integers(0, len(stream) - 1))
     stream[at] ^= 1 << data.draw(st.integers(0, 7))

@@ -7,20 +7,22 @@ formats. What comes after is the same for all: MRENCLAVE, the checks of the SIGS
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import cast
 
 import msgspec
 
-from pipeline.measure.measured import Measured, MeasureOptions, subject_of
+from pipeline.measure.beside import WORTH_A_THREAD, Beside, digest_of
+from pipeline.measure.measured import Measured, MeasureOptions
 from pipeline.measure.sgx.elf import Elf, map_file
 from pipeline.measure.sgx.enclave_image import EnclaveImage
 from pipeline.measure.sgx.enclave_measurement import enclave_measurement, sigstruct_checks
-from pipeline.measure.sgx.hashing import mrenclave
+from pipeline.measure.sgx.hashing import mrenclaves, require_bounded
 from pipeline.measure.sgx.log import write_log
 from pipeline.measure.sgx.sigstruct import SIGSTRUCT_SIZE, Sigstruct, SigstructMismatch
-from provenance.claims import Check
+from provenance.claims import Check, Subject
+from provenance.measurement_log import MeasurementLog
 
 
 class MappedElf(msgspec.Struct, frozen=True, kw_only=True):
@@ -62,6 +64,7 @@ def lay_out(path: Path, options: MeasureOptions | None = None) -> tuple[Enclave,
 
     Raises:
         UnknownFormat: RVP-5000, for a file that holds no enclave; and what its reader raises (RVP-50nn).
+        EnclaveTooLarge: RVP-5070.
     """
     from pipeline.measure.formats import UnknownFormat, detect
 
@@ -73,7 +76,10 @@ def lay_out(path: Path, options: MeasureOptions | None = None) -> tuple[Enclave,
         "Callable[[Path, MeasureOptions], tuple[Enclave, ...]]",
         getattr(importlib.import_module(module), function),
     )
-    return reader(path, options or MeasureOptions())
+    enclaves = reader(path, options or MeasureOptions())
+    for one in enclaves:
+        require_bounded(one.image, str(path))
+    return enclaves
 
 
 def measure_enclave(path: Path, options: MeasureOptions) -> Measured:
@@ -82,12 +88,21 @@ def measure_enclave(path: Path, options: MeasureOptions) -> Measured:
     Raises:
         UnknownFormat: RVP-5000. BadSigstruct: RVP-5004; and what the format's reader raises (RVP-50nn).
 
-    Cost: one hash of the enclave's stream for each way in which the file describes it; one of the file.
+    Cost: one hash of the enclave's stream (what several descriptions have in common at the beginning is
+        hashed once); beside it, in threads, one of the file and for the log one of the measured content.
     """
-    subject = subject_of(map_file(path), options.name or path.name)
-    enclaves = lay_out(path, options)
-    values = [mrenclave(one.image) for one in enclaves]
-    first = enclaves[0]
+    data = map_file(path)
+    in_a_thread = len(data) > WORTH_A_THREAD
+    with Beside(digest_of(data), in_a_thread=in_a_thread) as digest:
+        enclaves = lay_out(path, options)
+        first = enclaves[0]
+        with Beside(_log_of(first, is_wanted=options.with_log), in_a_thread=in_a_thread) as log:
+            if first.image.is_file and len(enclaves) == 1:
+                values: tuple[bytes, ...] = (digest.value(),)
+            else:
+                values = mrenclaves([one.image for one in enclaves])
+            logs = tuple(msgspec.structs.replace(one, value=values[0].hex()) for one in log.value())
+        subject = Subject(name=options.name or path.name, digest={"sha256": digest.value().hex()})
     signed = first.sigstruct or Sigstruct(bytes(SIGSTRUCT_SIZE))
     if options.sigstruct is not None:
         signed = Sigstruct(options.sigstruct, name=options.sigstruct_name)
@@ -96,11 +111,16 @@ def measure_enclave(path: Path, options: MeasureOptions) -> Measured:
         checks.append(_agreement(enclaves, values))
     checks += first.checks
     measurement = enclave_measurement(subject, values[0], signed, tuple(checks), first.policy_inputs)
-    logs = (write_log(first.image, values[0], elves=first.elves),) if options.with_log else ()
     return Measured(measurements=(measurement,), logs=logs)
 
 
-def _agreement(enclaves: tuple[Enclave, ...], values: list[bytes]) -> Check:
+def _log_of(one: Enclave, *, is_wanted: bool) -> Generator[None, None, tuple[MeasurementLog, ...]]:
+    """Write the log; its value is not known yet."""
+    yield
+    return (write_log(one.image, b"", elves=one.elves),) if is_wanted else ()
+
+
+def _agreement(enclaves: tuple[Enclave, ...], values: tuple[bytes, ...]) -> Check:
     """Check that every description has the same SIGSTRUCT and gives the same MRENCLAVE."""
     first = enclaves[0]
     for one, value in zip(enclaves, values, strict=True):

@@ -74,11 +74,13 @@ class EnclaveImage(msgspec.Struct, frozen=True, kw_only=True):
         size_bytes: SECS.SIZE, the size of the enclave's address range: a power of two.
         ssa_frame_size: SECS.SSAFRAMESIZE in pages.
         parts: in order; they can be iterated again and again.
+        is_file: the file that it was read from is, byte for byte, the stream that MRENCLAVE is the hash of.
     """
 
     size_bytes: int
     ssa_frame_size: int
     parts: Iterable[Part]
+    is_file: bool = False
 
 
 def describe_flags(flags: int) -> str:

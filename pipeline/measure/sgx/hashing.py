@@ -24,6 +24,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
 from pipeline.measure.sgx.enclave_image import CHUNK, PAGE, Bytes, Chunks, EnclaveImage, Pages, Part
+from provenance.errors import UsageError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -41,7 +42,39 @@ _PLAIN_PAGES: Final = 1 << 17
 _PLAIN_COST: Final = 32
 _COMPARED: Final = 1 << 16
 
+MAX_STREAM: Final = 16 << 30
+
 Sink = Callable[[Any], object]  # takes a buffer: hashlib's update, or a file's write
+
+
+class EnclaveTooLarge(UsageError):
+    """An enclave asks for more hashing than any enclave that a machine could run.
+
+    The limit is 16 GiB of hash input: 12 GiB of measured pages, or 1 TiB of pages that are added only.
+    Cure: check that the file is complete and that it is the enclave; a page count in it is wrong.
+    """
+
+    code = "RVP-5070"
+
+
+def require_bounded(image: EnclaveImage, name: str) -> None:
+    """Refuse an enclave that would be hashed for minutes.
+
+    Raises:
+        EnclaveTooLarge: RVP-5070.
+    """
+    if image.is_file:  # as long as its file, and not longer
+        return
+    size = 0
+    for part in image.parts:
+        if isinstance(part, Chunks):
+            size += len(part.content) // CHUNK * (HEADER + CHUNK)
+        else:
+            size += part.count * (MEASURED_PAGE if part.is_measured else HEADER)
+    if size > MAX_STREAM:
+        raise EnclaveTooLarge(
+            f"the enclave has {size:#x} bytes to hash, {MAX_STREAM:#x} are allowed", place=name
+        )
 
 
 def ecreate_record(size_bytes: int, ssa_frame_size: int) -> bytes:
