@@ -88,7 +88,7 @@ def measure(
             Measurements(tool=Tool(name="rvp", version=version()), measurements=measured.measurements)
         )
     else:
-        title = detect(path, tee=tee).title
+        title = detect(path, tee=tee, options=options).title
         settings.out("\n".join(line for one in measured.measurements for line in _lines(one, title)))
     require_passed(measured.measurements)
 

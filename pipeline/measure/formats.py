@@ -12,6 +12,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import mmap
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final, cast
@@ -21,9 +22,10 @@ import msgspec
 from pipeline.measure.measured import Measured, MeasureOptions
 from provenance.claims import Tee
 from provenance.errors import UsageError
-from provenance.strict import NotReadable
+from provenance.strict import NotReadable, read_file
 
 _HEAD_BYTES: Final = 4096
+_CONTROLS: Final = re.compile(rb"[\x00-\x08\x0e-\x1f]")
 
 Measurer = Callable[[Path, MeasureOptions], Measured]
 
@@ -88,6 +90,18 @@ def _is_sigstruct(head: Head) -> bool:
     return has_sigstruct_header(head.start)
 
 
+def _is_gramine(head: Head) -> bool:
+    if not _is_text(head):
+        return False
+    from pipeline.measure.sgx.gramine_manifest import MAX_BYTES, looks_like_manifest
+
+    return head.size_bytes <= MAX_BYTES and looks_like_manifest(read_file(head.path))
+
+
+def _is_text(head: Head) -> bool:
+    return bool(head.start) and not _CONTROLS.search(head.start)
+
+
 def _is_layout_folder(head: Head) -> bool:
     return head.path.is_dir() and (head.path / "oci-layout").is_file()
 
@@ -119,6 +133,13 @@ FORMATS: Final[tuple[Format, ...]] = (
         measurer="pipeline.measure.sgx.sigstruct_file:measure_sigstruct",
     ),
     Format(
+        name="gramine",
+        tee="sgx",
+        title="Gramine enclave (manifest)",
+        recognises=_is_gramine,
+        lay_out="pipeline.measure.sgx.gramine:lay_out_gramine",
+    ),
+    Format(
         name="oci-layout",
         tee="oci",
         title="container image (OCI layout)",
@@ -135,12 +156,13 @@ FORMATS: Final[tuple[Format, ...]] = (
 )
 
 
-def detect(path: Path, *, tee: str | None = None) -> Format:
+def detect(path: Path, *, tee: str | None = None, options: MeasureOptions | None = None) -> Format:
     """Find out what a file is.
 
     Args:
         path: file or folder.
         tee: only look at formats of this TEE.
+        options: a Gramine manifest in them says that the file belongs to that enclave, whatever it is.
 
     Raises:
         NotReadable: RVP-1010. UnknownFormat: RVP-5000.
@@ -151,6 +173,8 @@ def detect(path: Path, *, tee: str | None = None) -> Format:
         proposal = f', did you mean "{near[0]}"?' if near else ""
         raise UnknownFormat(f'nothing here measures "{tee}"{proposal}', hint=f"known: {', '.join(known)}")
     head = _head(path)
+    if options is not None and options.manifest is not None and tee in {None, "sgx"}:
+        return next(one for one in FORMATS if one.name == "gramine")
     for one in FORMATS:
         if (tee is None or one.tee == tee) and one.recognises(head):
             return one
@@ -182,6 +206,6 @@ def measure_file(path: Path, *, tee: str | None = None, options: MeasureOptions 
     Raises:
         UnknownFormat: RVP-5000, and what the measurer raises (RVP-50nn, RVP-51nn).
     """
-    module, _, function = detect(path, tee=tee).measurer.partition(":")
+    module, _, function = detect(path, tee=tee, options=options).measurer.partition(":")
     measurer = cast("Measurer", getattr(importlib.import_module(module), function))
     return measurer(path, options or MeasureOptions())

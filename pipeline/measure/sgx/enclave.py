@@ -68,7 +68,7 @@ def lay_out(path: Path, options: MeasureOptions | None = None) -> tuple[Enclave,
     """
     from pipeline.measure.formats import UnknownFormat, detect
 
-    found = detect(path, tee="sgx")
+    found = detect(path, tee="sgx", options=options)
     if not found.lay_out:
         raise UnknownFormat(f"this is {found.title}, which has no pages", place=str(path))
     module, _, function = found.lay_out.partition(":")

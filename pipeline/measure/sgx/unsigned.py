@@ -3,6 +3,7 @@
 | the file | the configuration | laid out by |
 |---|---|---|
 | freestanding ELF (marker `rvpencl1`) | `enclave.toml`, or the SDK's XML | `pack` |
+| Gramine's manifest | is its own | `gramine` |
 """
 
 from __future__ import annotations
@@ -37,11 +38,14 @@ def lay_out_unsigned(path: Path, options: MeasureOptions) -> Unsigned:
 
     Args:
         path: what the linker wrote, or (to sign it again) what is laid out already.
-        options: `config` is needed; `generation` and `libpal` where the kind has them.
+        options: `config`, or `generation` and `libpal`, as the kind needs them.
 
     Raises:
         BadEnclaveConfig: RVP-5007. CannotPack: RVP-5008; and what the readers raise (RVP-50nn).
     """
+    from pipeline.measure.sgx.gramine import is_gramine, lay_out_gramine_unsigned
     from pipeline.measure.sgx.pack import lay_out_freestanding
 
+    if options.manifest is not None or is_gramine(path):
+        return lay_out_gramine_unsigned(path, options)
     return lay_out_freestanding(path, options)
