@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import datetime as dt
+import functools
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import click
@@ -21,20 +23,43 @@ from verifier.cli.terminal import Settings, write_file
 
 _FILE = click.Path(path_type=Path)
 _SMALL = 1 << 20
-_CONFIG = click.option(
-    "--config",
-    "config_file",
-    metavar="FILE",
-    type=_FILE,
-    required=True,
-    help="The enclave's configuration: TOML (rvp/enclave/v1) or the SDK's XML.",
-)
 _OUT = click.option("-o", "--output", metavar="FILE", type=_FILE, required=True, help="What to write.")
 _DATE = click.option(
     "--date",
     metavar="YYYY-MM-DD",
     help="The date in the SIGSTRUCT; default: SOURCE_DATE_EPOCH.",
 )
+
+
+def _enclave_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options that say how a file is laid out; the command gets them as one `options`."""
+
+    @click.option(
+        "--config",
+        "config_file",
+        metavar="FILE",
+        type=_FILE,
+        help="The enclave's configuration: TOML (rvp/enclave/v1), the SDK's XML. A Gramine manifest is its own.",
+    )
+    @click.option(
+        "--libpal", metavar="FILE", type=_FILE, help="Gramine's libpal.so; by default beside the manifest."
+    )
+    @click.option(
+        "--generation",
+        metavar="VERSION",
+        default="",
+        help="Of the SDK or of Gramine; default: as seen, or newest.",
+    )
+    @functools.wraps(command)
+    def wrapped(
+        *arguments: object, config_file: Path | None, libpal: Path | None, generation: str, **others: object
+    ) -> None:
+        data = None if config_file is None else read_file(config_file, limit_bytes=_SMALL)
+        name = "" if config_file is None else str(config_file)
+        options = MeasureOptions(config=data, config_name=name, libpal=libpal, generation=generation)
+        command(*arguments, options=options, **others)
+
+    return wrapped
 
 
 @click.group(
@@ -53,13 +78,15 @@ def sgx() -> None:
     "  rvp sgx pack enclave.so --config enclave.toml --sigstruct owner.sig -o enclave.signed.so"
 )
 @click.argument("elf", type=_FILE)
-@_CONFIG
+@_enclave_options
 @click.option("--sigstruct", metavar="FILE", type=_FILE, help="The owner's SIGSTRUCT to graft.")
 @_OUT
 @click.pass_obj
-def pack(settings: Settings, elf: Path, config_file: Path, sigstruct: Path | None, output: Path) -> None:
+def pack(
+    settings: Settings, elf: Path, options: MeasureOptions, sigstruct: Path | None, output: Path
+) -> None:
     """Lay out an enclave, and graft its owner's SIGSTRUCT."""
-    unsigned = lay_out_unsigned(elf, _options(config_file))
+    unsigned = lay_out_unsigned(elf, options)
     signed = None
     if sigstruct is not None:
         signed = Sigstruct(read_file(sigstruct, limit_bytes=_SMALL), name=str(sigstruct))
@@ -73,16 +100,18 @@ def pack(settings: Settings, elf: Path, config_file: Path, sigstruct: Path | Non
     "  rvp sgx sign enclave.so --config enclave.toml --key owner.pem --date 2026-02-04 -o owner.sig"
 )
 @click.argument("elf", type=_FILE)
-@_CONFIG
+@_enclave_options
 @click.option("--key", metavar="FILE", type=_FILE, required=True, help="The owner's private key (PEM).")
 @_DATE
 @_OUT
 @click.pass_obj
-def sign(settings: Settings, elf: Path, config_file: Path, key: Path, date: str | None, output: Path) -> None:
+def sign(
+    settings: Settings, elf: Path, options: MeasureOptions, key: Path, date: str | None, output: Path
+) -> None:
     """Sign an enclave: write a SIGSTRUCT. Equal inputs give equal bytes."""
     from pipeline.measure.sgx.owner_key import read_private_key
 
-    fields = _fields(elf, config_file, date)
+    fields = _fields(elf, options, date)
     signed = sign_sigstruct(
         to_be_signed(fields), read_private_key(read_file(key, limit_bytes=_SMALL), name=str(key))
     )
@@ -96,18 +125,18 @@ def sign(settings: Settings, elf: Path, config_file: Path, key: Path, date: str 
     "  rvp sgx assemble owner.tbs --signature owner.rsa --public-key owner.pub -o owner.sig"
 )
 @click.argument("elf", type=_FILE)
-@_CONFIG
+@_enclave_options
 @_DATE
 @_OUT
 @click.pass_obj
-def digest(settings: Settings, elf: Path, config_file: Path, date: str | None, output: Path) -> None:
+def digest(settings: Settings, elf: Path, options: MeasureOptions, date: str | None, output: Path) -> None:
     """Write the 256 bytes to be signed elsewhere.
 
     In hardware, or in a ceremony. What they state is printed.
     """
     import hashlib
 
-    fields = _fields(elf, config_file, date)
+    fields = _fields(elf, options, date)
     tbs = to_be_signed(fields)
     write_file(output, tbs)
     year, month, day = fields.date
@@ -149,15 +178,18 @@ def assemble(settings: Settings, tbs: Path, signature: Path, public_key: Path, o
 
 @sgx.command("to-sgxs", epilog="\b\nExample:\n  rvp sgx to-sgxs enclave.signed.so -o enclave.sgxs")
 @click.argument("elf", type=_FILE)
+@_enclave_options
 @click.option("--sigstruct", metavar="FILE", type=_FILE, help="Also write the SIGSTRUCT to this file.")
 @_OUT
 @click.pass_obj
-def to_sgxs(settings: Settings, elf: Path, sigstruct: Path | None, output: Path) -> None:
+def to_sgxs(
+    settings: Settings, elf: Path, options: MeasureOptions, sigstruct: Path | None, output: Path
+) -> None:
     """Write an enclave as an SGXS stream.
 
     These are the very bytes that MRENCLAVE is the SHA-256 of.
     """
-    enclave = lay_out(elf)[0]
+    enclave = lay_out(elf, options)[0]
     temporary = output.with_name(f".{output.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("xb") as stream:
@@ -194,13 +226,8 @@ def new(settings: Settings, output: Path) -> None:
     settings.say(f"{output}: keep it secret\n{public}: publish it")
 
 
-def _options(config_file: Path) -> MeasureOptions:
-    return MeasureOptions(config=read_file(config_file, limit_bytes=_SMALL), config_name=str(config_file))
-
-
-def _fields(path: Path, config_file: Path, date: str | None) -> SigstructFields:
-    fields = lay_out_unsigned(path, _options(config_file)).fields
-    return msgspec.structs.replace(fields, date=_date(date))
+def _fields(path: Path, options: MeasureOptions, date: str | None) -> SigstructFields:
+    return msgspec.structs.replace(lay_out_unsigned(path, options).fields, date=_date(date))
 
 
 def _date(text: str | None) -> tuple[int, int, int]:
