@@ -39,7 +39,7 @@ def _enclave_options(command: Callable[..., None]) -> Callable[..., None]:
         "config_file",
         metavar="FILE",
         type=_FILE,
-        help="The enclave's configuration: TOML (rvp/enclave/v1), the SDK's XML. A Gramine manifest is its own.",
+        help="The configuration: TOML (rvp/enclave/v1) or the SDK's XML; none of a Gramine manifest.",
     )
     @click.option(
         "--libpal", metavar="FILE", type=_FILE, help="Gramine's libpal.so; by default beside the manifest."
