@@ -80,6 +80,18 @@ def _is_sdk_enclave(head: Head) -> bool:
         return isinstance(data.obj, mmap.mmap) and data.obj.find(b"sgx_metadata\0") >= 0
 
 
+def _is_open_enclave(head: Head) -> bool:
+    if not head.start.startswith(b"\x7fELF"):
+        return False
+    from pipeline.measure.sgx.elf import BadElf, Elf, map_file
+
+    data = map_file(head.path)
+    try:
+        return Elf(data).section(".oeinfo") is not None
+    except BadElf:  # a damaged enclave is still one: its reader says what is wrong
+        return isinstance(data.obj, mmap.mmap) and data.obj.find(b"\0.oeinfo\0") >= 0
+
+
 def _is_sgxs(head: Head) -> bool:
     return head.start[:8] in {b"ECREATE\0", b"UNSIZED\0"}
 
@@ -117,6 +129,13 @@ FORMATS: Final[tuple[Format, ...]] = (
         title="Intel SGX enclave (SDK layout)",
         recognises=_is_sdk_enclave,
         lay_out="pipeline.measure.sgx.sdk:lay_out_sdk",
+    ),
+    Format(
+        name="sgx-open-enclave",
+        tee="sgx",
+        title="Intel SGX enclave (Open Enclave, EGo)",
+        recognises=_is_open_enclave,
+        lay_out="pipeline.measure.sgx.open_enclave:lay_out_open_enclave",
     ),
     Format(
         name="sgxs",

@@ -66,6 +66,7 @@ class Section(msgspec.Struct, frozen=True, kw_only=True):
     offset: int
     size: int
     link: int
+    align: int = 1
 
 
 class Symbol(msgspec.Struct, frozen=True, kw_only=True):
@@ -164,7 +165,7 @@ class Elf:
             raise self._bad(f"section {self.shstrndx} should have the names, there are {len(raw)}")
         names = self.bytes_at(raw[self.shstrndx][4], raw[self.shstrndx][5], "the table of section names")
         found = []
-        for name, kind, flags, address, offset, size, link, _, _, _ in raw:
+        for name, kind, flags, address, offset, size, link, _, align, _ in raw:
             if kind not in {0, SHT_NOBITS}:
                 self.bytes_at(offset, size, "a section")
             found.append(
@@ -176,6 +177,7 @@ class Elf:
                     offset=offset,
                     size=size,
                     link=link,
+                    align=align,
                 )
             )
         return found

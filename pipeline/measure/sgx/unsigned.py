@@ -4,6 +4,7 @@
 |---|---|---|
 | freestanding ELF (marker `rvpencl1`) | `enclave.toml`, or the SDK's XML | `pack` |
 | Gramine's manifest | is its own | `gramine` |
+| Open Enclave ELF (section `.oeinfo`) | `oesign`'s `.conf` | `open_enclave_sign` |
 """
 
 from __future__ import annotations
@@ -44,8 +45,11 @@ def lay_out_unsigned(path: Path, options: MeasureOptions) -> Unsigned:
         BadEnclaveConfig: RVP-5007. CannotPack: RVP-5008; and what the readers raise (RVP-50nn).
     """
     from pipeline.measure.sgx.gramine import is_gramine, lay_out_gramine_unsigned
+    from pipeline.measure.sgx.open_enclave_sign import is_open_enclave, lay_out_unsigned_open_enclave
     from pipeline.measure.sgx.pack import lay_out_freestanding
 
     if options.manifest is not None or is_gramine(path):
         return lay_out_gramine_unsigned(path, options)
+    if is_open_enclave(path):
+        return lay_out_unsigned_open_enclave(path, options)
     return lay_out_freestanding(path, options)
