@@ -188,6 +188,7 @@ def options_of(folder: Path, recipe: Recipe, node: str, artifacts: Iterable[Arti
         config_name=item.config,
         libpal=path_of(item.libpal) if item.libpal else None,
         generation=item.generation,
+        inside=item.path,
     )
 
 
@@ -234,24 +235,59 @@ def measure_artifact(
     Raises:
         ValuesChanged: RVP-6131. What the measurers raise: RVP-50nn.
     """
-    match = [each for each in artifacts if each.digest.get("sha256") == one.subject.digest.get("sha256")]
-    same_name = [each for each in match if each.name == one.subject.name]
+    subject = one.inside.image if one.inside else one.subject
+    match = [each for each in artifacts if each.digest.get("sha256") == subject.digest.get("sha256")]
+    same_name = [each for each in match if each.name == subject.name]
     if not match:
-        raise ValuesChanged(f'what was measured as "{one.subject.name}" is not among the artifacts')
+        raise ValuesChanged(f'what was measured as "{subject.name}" is not among the artifacts')
     found = (same_name or match)[0]
     path = _measured_path(_inside(folder, found.path), one)
-    shape = [again for again in measure(path, one.tee, found.name, options) if again.variant == one.variant]
+    inside = one.inside.path if one.inside else ""
+    if inside:
+        from pipeline.measure.measured import MeasureOptions
+
+        options = msgspec.structs.replace(options or MeasureOptions(), inside=inside)
+    shape = [
+        again
+        for again in measure(path, one.tee, found.name, options)
+        if (again.tee, again.variant) == (one.tee, one.variant)
+        and (again.inside.path if again.inside else "") == inside
+    ]
     if not shape:
         raise ValuesChanged(f"measuring again gives no {one.tee} values for {one.variant}", place=str(path))
     same = [again for again in shape if again.claims == one.claims]
     _compare(one, (same or shape)[0], path)
+    if one.inside:
+        return _renamed_inside(one, (same or shape)[0], found.name, path)
     return msgspec.structs.replace(one, subject=msgspec.structs.replace(one.subject, name=found.name))
+
+
+def _renamed_inside(said: Measurement, again: Measurement, name: str, path: Path) -> Measurement:
+    """Name the image of an enclave as its artifact; the file and the image must be those that were built."""
+    if not said.inside or not again.inside:
+        return said
+    if said.subject.digest != again.subject.digest or said.inside.manifest != again.inside.manifest:
+        raise ValuesChanged(
+            f"{again.inside.path} of {again.inside.manifest} has the digest\n  {again.subject.digest}\n"
+            f"the build gave {said.inside.manifest}\n  {said.subject.digest}",
+            place=str(path),
+        )
+    image = msgspec.structs.replace(said.inside.image, name=name)
+    return msgspec.structs.replace(
+        said,
+        subject=msgspec.structs.replace(said.subject, name=f"{name}!{said.inside.path}"),
+        inside=msgspec.structs.replace(said.inside, image=image),
+    )
 
 
 def _measured_path(path: Path, one: Measurement) -> Path:
     """Return what is measured: of an image layout that is a folder, the folder around its manifest."""
     parts = path.parts
-    if one.tee == "oci" and parts[-3:-1] == ("blobs", "sha256") and (path.parents[2] / "oci-layout").exists():
+    if (
+        (one.tee == "oci" or one.inside)
+        and parts[-3:-1] == ("blobs", "sha256")
+        and (path.parents[2] / "oci-layout").exists()
+    ):
         return path.parents[2]
     return path
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import tarfile
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Final
 
@@ -22,7 +22,7 @@ from pipeline.spec import Measure, Pack, parse_reference
 from pipeline.store import FolderStore, Store
 from pipeline.tree import Tree, TreeEntry, make_tree, write_folder
 from provenance.canonical import canonical_json
-from provenance.claims import Measurements, Tool
+from provenance.claims import Measurement, Measurements, Tool
 from provenance.digest import chunks_of
 from provenance.errors import RvpError, SpecError
 from provenance.events import Observer
@@ -204,6 +204,7 @@ def _measure(measure: Measure, taken: Taken, store: FolderStore, scratch: Path) 
             libpal=_path_of_one(measure.libpal, taken, store) if measure.libpal else None,
             generation=measure.generation,
             companions=False,
+            inside=measure.path,
         )
         tees = (measure.tee,) if isinstance(measure.tee, str) else measure.tee
         found = [measure_file(path, tee=tee, options=options) for tee in tees]
@@ -211,7 +212,7 @@ def _measure(measure: Measure, taken: Taken, store: FolderStore, scratch: Path) 
         require_passed(one.measurements)
     document = Measurements(
         tool=Tool(name="rvp", version=version()),
-        measurements=tuple(measurement for one in found for measurement in one.measurements),
+        measurements=_each_once(measurement for one in found for measurement in one.measurements),
     )
     logs = [log for one in found for log in one.logs]
     entries = [_put(MEASUREMENTS_NAME, canonical_json(document), store)]
@@ -220,6 +221,15 @@ def _measure(measure: Measure, taken: Taken, store: FolderStore, scratch: Path) 
         for number, log in enumerate(logs)
     ]
     return make_tree(entries)
+
+
+def _each_once(measurements: Iterable[Measurement]) -> tuple[Measurement, ...]:
+    """Leave out what stands twice: an enclave in an image is measured with its image, for each TEE."""
+    found: list[Measurement] = []
+    for one in measurements:
+        if all(msgspec.structs.replace(one, checks=other.checks) != other for other in found):
+            found.append(one)
+    return tuple(found)
 
 
 def _put(path: str, data: bytes, store: Store) -> TreeEntry:

@@ -133,7 +133,9 @@ def state_build(
             measure_artifact(folder, one, result.artifacts, options=options, measure=measure)
             for one in node.measurements
         ]
-        sets += sets_from_measurements(measured, layer=layer)
+        for one in sets_from_measurements(measured, layer=layer):
+            if one not in sets:  # two enclaves of one image bring it along twice
+                sets.append(one)
         logs += read_logs(folder, node)
     core = Core(
         product=result.project,

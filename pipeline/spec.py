@@ -231,6 +231,7 @@ class Measure(_Strict, frozen=True, kw_only=True):
     id: str
     tee: str | tuple[str, ...]
     image: str = ""
+    path: str = ""  # of an enclave in a container image; default: every enclave of it
     sigstruct: str = ""
     config: str = ""
     libpal: str = ""  # of a Gramine enclave, whose image is its manifest

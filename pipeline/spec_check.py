@@ -245,6 +245,16 @@ class _Checker:
             if not tees or not any(True for _ in measure_references(measure)):
                 hint = 'image = "step.ID:FILE", or firmware, kernel, initrd'
                 raise self.fail(BadValue, path, f'"{measure.id}" measures nothing', hint)
+            if measure.path and not (measure.image and "sgx" in tees):
+                raise self.fail(
+                    BadValue,
+                    f"{path}.path",
+                    "a path is of an enclave in an image",
+                    'tee = "sgx", image = "…"',
+                )
+            if measure.path and (not measure.path.startswith("/") or ".." in measure.path.split("/")):
+                message = f'"{measure.path}" is not an absolute path in the image'
+                raise self.fail(PathOutside, f"{path}.path", message)
             if measure.layer not in _LAYERS:
                 message = f'there is no layer "{measure.layer}"{near(measure.layer, _LAYERS)}'
                 raise self.fail(BadValue, f"{path}.layer", message, f"known: {', '.join(_LAYERS)}")

@@ -165,6 +165,21 @@ class Subject(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     digest: dict[str, str]
 
 
+class Inside(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Where an artifact lies that is not a file of its own: in a container image.
+
+    Attributes:
+        image: the image as an artifact (of a layout folder the digest is the manifest's).
+        manifest: what names the image for those who run it: digest of its manifest, without one of its
+            configuration. The measurement of the image that stands beside says the same.
+        path: absolute, in the image's final file system.
+    """
+
+    image: Subject
+    manifest: str
+    path: str
+
+
 class Measurement(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What a measurer found in one file, in one variant."""
 
@@ -175,6 +190,7 @@ class Measurement(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     unpredicted: tuple[Unpredicted, ...] = ()
     policy_inputs: tuple[str, ...] = ()
     checks: tuple[Check, ...] = ()
+    inside: Inside | msgspec.UnsetType = msgspec.UNSET
 
 
 class Tool(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 
 import click
@@ -9,17 +10,19 @@ import msgspec
 
 from pipeline.measure import Measured, MeasureOptions, detect, measure_file, require_passed
 from pipeline.measure.formats import FORMATS
-from provenance.claims import Measurement, Measurements, Tool
+from provenance.claims import Check, Measurement, Measurements, Tool
 from provenance.strict import read_file
 from provenance.version import version
 from verifier.cli.terminal import Settings, format_option, styled, write_file
 
+_IMAGE = "container image"
 _TEES = sorted({one.tee for one in FORMATS})
 
 
 @click.command(
     epilog="\b\nExamples:\n  rvp measure enclave.signed.so\n"
     "  rvp measure sgx enclave.sgxs --sigstruct enclave.sig\n"
+    "  rvp measure sgx 'image.tar!/opt/enclave.signed.so'\n"
     "  rvp measure oci image.tar --format json --log image.log.json",
 )
 @click.argument("what", nargs=-1, required=True, metavar=f"[{'|'.join(_TEES)}] FILE")
@@ -44,6 +47,9 @@ _TEES = sorted({one.tee for one in FORMATS})
     help="SGX: of the SDK or of Gramine; default: as seen, or newest.",
 )
 @click.option(
+    "--image", metavar="NAME", default="", help="SGX in an image: which one, when there are several."
+)
+@click.option(
     "--log",
     "log_file",
     metavar="FILE",
@@ -60,6 +66,7 @@ def measure(
     manifest: Path | None,
     libpal: Path | None,
     generation: str,
+    image: str,
     log_file: Path | None,
     output_format: str,
 ) -> None:
@@ -78,6 +85,7 @@ def measure(
         manifest=manifest,
         libpal=libpal,
         generation=generation,
+        image=image,
         with_log=log_file is not None,
     )
     measured = measure_file(path, tee=tee, options=options)
@@ -89,7 +97,9 @@ def measure(
         )
     else:
         title = detect(path, tee=tee, options=options).title
-        settings.out("\n".join(line for one in measured.measurements for line in _lines(one, title)))
+        titles = [_IMAGE if one.tee == "oci" else title for one in measured.measurements]
+        blocks = ["\n".join(_lines(*pair)) for pair in zip(measured.measurements, titles, strict=True)]
+        settings.out("\n\n".join(blocks))
     require_passed(measured.measurements)
 
 
@@ -132,7 +142,18 @@ def _lines(measurement: Measurement, title: str) -> list[str]:
                 f"              expected  {check.expected}",
                 f"              got       {check.got}",
             ]
+        elif check.status == "warning":
+            lines += ["", f"  {word}  {check.id}", *_told(check)]
         else:
             got = "" if check.got == check.expected else check.got
             lines.append(f"  {word:<9}  {check.id:<{width}}  {got}".rstrip())
+    return lines
+
+
+def _told(check: Check) -> list[str]:
+    """Write a warning so that nobody misses it: what was expected, what was found, what to do."""
+    lines = []
+    for name, text in (("expected", check.expected), ("got", check.got), ("hint", check.hint)):
+        for number, line in enumerate(textwrap.wrap(text, 88, break_long_words=False)):
+            lines.append(f"              {name if number == 0 else '':<8}  {line}")
     return lines

@@ -287,6 +287,15 @@ class FileIndex:
         ):
             yield Entry(*row)
 
+    def ending(self, name: bytes) -> Iterator[Entry]:
+        """Give the regular files whose path ends like this, in the order of paths."""
+        for row in self._do(
+            f"SELECT {_COLUMNS} FROM entry WHERE substr(path, ?) = ? AND kind = 'file' ORDER BY path",  # noqa: S608
+            -len(name),
+            name,
+        ):
+            yield Entry(*row)
+
     def below(self, folder: bytes) -> Iterator[Entry]:
         """Give the regular files below a folder (of the root: all), in the order of paths."""
         low, high = (folder + b"/", folder + b"0") if folder else (b"", _TOP)

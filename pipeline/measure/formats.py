@@ -26,6 +26,7 @@ from provenance.strict import NotReadable, read_file
 
 _HEAD_BYTES: Final = 4096
 _CONTROLS: Final = re.compile(rb"[\x00-\x08\x0e-\x1f]")
+_INSIDE: Final = "!/"
 
 Measurer = Callable[[Path, MeasureOptions], Measured]
 
@@ -122,6 +123,10 @@ def _is_tar(head: Head) -> bool:
     return head.start[257:262] == b"ustar"
 
 
+def _is_image(head: Head) -> bool:
+    return _is_layout_folder(head) or _is_tar(head)
+
+
 FORMATS: Final[tuple[Format, ...]] = (
     Format(
         name="sgx-sdk",
@@ -172,6 +177,14 @@ FORMATS: Final[tuple[Format, ...]] = (
         recognises=_is_tar,
         measurer="pipeline.measure.oci:measure_image",
     ),
+    Format(
+        name="sgx-in-image",
+        tee="sgx",
+        title="Intel SGX enclaves in a container image",
+        recognises=_is_image,
+        measurer="pipeline.measure.sgx.in_image:measure_in_image",
+        lay_out="pipeline.measure.sgx.in_image:lay_out_in_image",
+    ),
 )
 
 
@@ -191,7 +204,10 @@ def detect(path: Path, *, tee: str | None = None, options: MeasureOptions | None
         near = difflib.get_close_matches(tee, known, n=1)
         proposal = f', did you mean "{near[0]}"?' if near else ""
         raise UnknownFormat(f'nothing here measures "{tee}"{proposal}', hint=f"known: {', '.join(known)}")
-    head = _head(path)
+    image, inside = split_inside(path)
+    if inside and tee in {None, "sgx"}:
+        tee = "sgx"  # the path names a file in an image: that is no question about the image
+    head = _head(image)
     if options is not None and options.manifest is not None and tee in {None, "sgx"}:
         return next(one for one in FORMATS if one.name == "gramine")
     for one in FORMATS:
@@ -225,6 +241,25 @@ def measure_file(path: Path, *, tee: str | None = None, options: MeasureOptions 
     Raises:
         UnknownFormat: RVP-5000, and what the measurer raises (RVP-50nn, RVP-51nn).
     """
+    options = options or MeasureOptions()
+    image, inside = split_inside(path)
+    if inside:
+        options = msgspec.structs.replace(options, inside=inside)
     module, _, function = detect(path, tee=tee, options=options).measurer.partition(":")
     measurer = cast("Measurer", getattr(importlib.import_module(module), function))
-    return measurer(path, options or MeasureOptions())
+    return measurer(image, options)
+
+
+def split_inside(path: Path) -> tuple[Path, str]:
+    """Split `image.tar!/opt/enclave.so` into the image and the path in it.
+
+    Returns:
+        The path as it is, and nothing, when it names a file of its own.
+    """
+    text = str(path)
+    at = text.find(_INSIDE)
+    while at > 0 and not path.exists():
+        if Path(text[:at]).exists():
+            return Path(text[:at]), text[at + 1 :]
+        at = text.find(_INSIDE, at + 1)
+    return path, ""

@@ -23,7 +23,7 @@ import difflib
 import itertools
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -106,6 +106,11 @@ class ImageFiles:
         for entry in self._index.hinted():
             yield FoundFile(path="/" + os.fsdecode(entry.path), entry=entry)
 
+    def ending(self, name: str) -> Iterator[FoundFile]:
+        """Give every regular file whose path ends like this, in the order of paths."""
+        for entry in self._index.ending(os.fsencode(name)):
+            yield FoundFile(path="/" + os.fsdecode(entry.path), entry=entry)
+
     def below(self, folder: str) -> Iterator[FoundFile]:
         """Give every regular file below a folder, in the order of paths."""
         for entry in self._index.below(os.fsencode(folder.strip("/"))):
@@ -127,31 +132,29 @@ class ImageFiles:
         self.stream([file], lambda _file, piece: found.extend(piece))
         return bytes(found)
 
-    def take(self, files: Sequence[FoundFile], folder: Path) -> dict[str, Path]:
-        """Write files into a private folder, under names of its own.
-
-        Returns:
-            The path in the image, and the file that has its content.
+    def take(self, wanted: Mapping[Path, FoundFile]) -> None:
+        """Write files into private places, which do not exist yet.
 
         Raises:
-            NotInImage: RVP-5051 for more than 4 GiB. ImageDigestMismatch: RVP-5102.
+            NotInImage: RVP-5051 for more than 4 GiB, or 8 GiB together. ImageDigestMismatch: RVP-5102.
         """
-        for file in files:
+        for file in wanted.values():
             if file.entry.size_bytes > MAX_FILE:
                 raise NotInImage(f'"{file.path}" has {file.entry.size_bytes} bytes', place=self._place)
-        total = sum(file.entry.size_bytes for file in files)
+        total = sum(file.entry.size_bytes for file in wanted.values())
         if total > _MAX_TAKEN:
-            raise NotInImage(f"{len(files)} files have {total} bytes", place=self._place)
-        places = {file.path: folder / f"{number:04}" for number, file in enumerate(files)}
-        for place in places.values():
-            place.touch(mode=0o600, exist_ok=False)
+            raise NotInImage(f"{len(wanted)} files have {total} bytes together", place=self._place)
+        places: dict[str, list[Path]] = {}
+        for path, file in wanted.items():
+            path.touch(mode=0o600, exist_ok=False)
+            places.setdefault(file.path, []).append(path)
 
         def write(file: FoundFile, piece: memoryview) -> None:
-            with places[file.path].open("ab") as stream:
-                stream.write(piece)
+            for path in places[file.path]:
+                with path.open("ab") as stream:
+                    stream.write(piece)
 
-        self.stream(files, write)
-        return places
+        self.stream({file.path: file for file in wanted.values()}.values(), write)
 
     def stream(self, files: Iterable[FoundFile], sink: Callable[[FoundFile, memoryview], None]) -> None:
         """Stream the content of files, layer by layer.

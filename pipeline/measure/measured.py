@@ -51,6 +51,8 @@ class MeasureOptions(msgspec.Struct, frozen=True, kw_only=True):
         generation: of the tool whose layout is meant (`2.26` of Intel's SDK, `1.9` of Gramine); empty: what
             the file says, else the newest.
         companions: take what lies beside the file by custom (FILE.sig); a build names its inputs instead.
+        inside: path of the enclave in a container image; empty: every enclave of it.
+        image: which image of an archive with several: its name, platform, or the beginning of a digest.
         with_log: also write the measurement log.
     """
 
@@ -63,6 +65,8 @@ class MeasureOptions(msgspec.Struct, frozen=True, kw_only=True):
     libpal: Path | None = None
     generation: str = ""
     companions: bool = True
+    inside: str = ""
+    image: str = ""
     with_log: bool = True
 
 

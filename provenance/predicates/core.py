@@ -9,7 +9,9 @@ Rules, all checked here:
 - MRENCLAVE, MRTD, the SNP measurement, RTMR1 and RTMR2 have no unpredicted event;
 - a register with an unpredicted event has no value at the same time;
 - a claim of a TEE belongs to exactly one layer, and no two sets are for the same artifact and shape;
-- a set measures one of the core's subjects.
+- a set measures one of the core's subjects;
+- a set of a file inside an image names the manifest that the image's own set (`oci`) has, so that both match
+  together or not at all.
 
 Example:
     >>> from provenance.claims import Measurement, Subject
@@ -42,6 +44,7 @@ from provenance.digest import sha256
 from provenance.predicates.constraint import Constraint, Mask, check_constraint
 from provenance.predicates.shapes import (
     MAX_INTEGER,
+    PLAIN,
     ArtifactSubject,
     Name,
     PredicateRefused,
@@ -106,6 +109,20 @@ class Source(Strict, frozen=True, kw_only=True):
     dirty: bool = False
 
 
+class SetInside(Strict, frozen=True, kw_only=True):
+    """A file in the subject, which is a container image: this file was measured.
+
+    Attributes:
+        path: absolute, in the image's final file system.
+        digest: of the file.
+        manifest: digest of the image's manifest, without one of its configuration, with `sha256:`.
+    """
+
+    path: Annotated[str, Meta(pattern=f"{PLAIN}/", max_length=4096)]
+    digest: Sha256Digest
+    manifest: Annotated[str, Meta(pattern="^sha256:[0-9a-f]{64}$", max_length=71)]
+
+
 class MeasurementSet(Strict, frozen=True, kw_only=True):
     """Values that must match together, for one artifact and one shape of machine.
 
@@ -114,6 +131,8 @@ class MeasurementSet(Strict, frozen=True, kw_only=True):
         tee: whose registers these are.
         subject: name of the subject that was measured.
         layer: who is responsible.
+        inside: the file of an image that was measured; the image then has a set of its own; neither counts
+            without the other.
         selector: the shape (vcpus, memory, …); evidence of another shape is not meant.
         claims: what each register must be.
         unpredicted: events that cannot be known at build time, and why.
@@ -124,6 +143,7 @@ class MeasurementSet(Strict, frozen=True, kw_only=True):
     tee: Tee
     subject: Name
     layer: Layer
+    inside: SetInside | None = None
     selector: dict[str, str | int] = msgspec.field(default_factory=dict)
     claims: Annotated[dict[str, Constraint], Meta(min_length=1)]
     unpredicted: tuple[Unpredicted, ...] = ()
@@ -186,7 +206,10 @@ def check_core(core: Core) -> None:
                     f"{one.tee} {register} is covered by the layer {layer.name} of {layer.provider} "
                     f'(set "{first}") and by {one.layer.name} of {one.layer.provider} (set "{one.id}")'
                 )
-        shape = (one.tee, one.layer, one.subject, tuple(sorted(one.selector.items())))
+        if one.inside:
+            _check_inside(one, core.sets)
+        place = one.inside.path if one.inside else ""
+        shape = (one.tee, one.layer, one.subject, place, tuple(sorted(one.selector.items())))
         if shape in shapes:
             raise CoveredTwice(
                 f'sets "{shapes[shape]}" and "{one.id}" are for the same {one.tee} shape of "{one.subject}"'
@@ -212,12 +235,17 @@ def sets_from_measurements(
     for one in measurements:
         selector = dict(sorted(one.variant.items()))
         shape = "".join(f",{name}={value}" for name, value in selector.items())
+        inside = None
+        if one.inside:
+            digest = Sha256Digest(sha256=one.subject.digest["sha256"])
+            inside = SetInside(path=one.inside.path, digest=digest, manifest=one.inside.manifest)
         made.append(
             MeasurementSet(
                 id=f"{one.tee}/{one.subject.name}" + shape.replace(",", "/", 1),
                 tee=one.tee,
-                subject=one.subject.name,
+                subject=one.inside.image.name if one.inside else one.subject.name,
                 layer=layer,
+                inside=inside,
                 selector=selector,
                 claims=_constraints(one.claims),
                 unpredicted=one.unpredicted,
@@ -236,6 +264,19 @@ def _constraints(claims: dict[str, ClaimValue]) -> dict[str, Constraint]:
         elif name not in _MASKED_BY.values():
             made[name] = Constraint(exact=value)
     return made
+
+
+def _check_inside(one: MeasurementSet, sets: tuple[MeasurementSet, ...]) -> None:
+    """Check that the image of an enclave has a set that says which image it is."""
+    for other in sets:
+        if other.tee == "oci" and other.subject == one.subject and one.inside:
+            said = other.claims.get("manifest", other.claims.get("config"))
+            if said is not None and said.exact == one.inside.manifest:
+                return
+    raise PredicateRefused(
+        f'set "{one.id}" is of a file in "{one.subject}", but no set says that this image is '
+        f"{one.inside.manifest if one.inside else ''}"
+    )
 
 
 def _check_set(one: MeasurementSet) -> None:

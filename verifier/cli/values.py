@@ -19,6 +19,9 @@ def core_lines(core: Core) -> list[str]:
         lines += [f"artifact  {subject.name}", f"            sha256:{subject.digest.sha256}"]
     for one in core.sets:
         lines.append(f"set       {one.id}  ({one.layer.name}, {one.layer.provider})")
+        if one.inside:
+            lines.append(f"            in the image {one.inside.manifest}")
+            lines.append(f"            {one.inside.path}  sha256:{one.inside.digest.sha256}")
         width = max(len(name) for name in one.claims)
         lines += [
             f"            {name:<{width}}  {claim.words()}" for name, claim in sorted(one.claims.items())

@@ -66,7 +66,7 @@ def lay_out(path: Path, options: MeasureOptions | None = None) -> tuple[Enclave,
         UnknownFormat: RVP-5000, for a file that holds no enclave; and what its reader raises (RVP-50nn).
         EnclaveTooLarge: RVP-5070.
     """
-    from pipeline.measure.formats import UnknownFormat, detect
+    from pipeline.measure.formats import UnknownFormat, detect, split_inside
 
     found = detect(path, tee="sgx", options=options)
     if not found.lay_out:
@@ -76,7 +76,11 @@ def lay_out(path: Path, options: MeasureOptions | None = None) -> tuple[Enclave,
         "Callable[[Path, MeasureOptions], tuple[Enclave, ...]]",
         getattr(importlib.import_module(module), function),
     )
-    enclaves = reader(path, options or MeasureOptions())
+    options = options or MeasureOptions()
+    image, inside = split_inside(path)
+    if inside:
+        options = msgspec.structs.replace(options, inside=inside)
+    enclaves = reader(image, options)
     for one in enclaves:
         require_bounded(one.image, str(path))
     return enclaves

@@ -73,9 +73,8 @@ def test_taken_files_are_whole(tmp_path: Path) -> None:
     data = layer(file("a", b"small"), file("b", big), hard_link("c", "b"), file("d", b"after"))
     path = write_image(tmp_path / "i.tar", data, packing="tar+gzip")
     with open_image_files(path) as files:
-        taken = files.take([files.find(name) for name in ("/d", "/c", "/b", "/a")], tmp_path)
-        found = {name: place.read_bytes() for name, place in taken.items()}
-    assert found == {"/a": b"small", "/b": big, "/c": big, "/d": b"after"}
+        files.take({tmp_path / name: files.find(f"/{name}") for name in "dcba"})
+    assert [(tmp_path / name).read_bytes() for name in "abcd"] == [b"small", big, big, b"after"]
 
 
 def test_a_whiteout_does_not_hide_its_own_layer(tmp_path: Path) -> None:
