@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from unittest import mock
 
 import msgspec
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from pipeline.measure.sgx import sgxs
@@ -24,6 +24,7 @@ from pipeline.measure.sgx.hashing import (
 )
 from pipeline.measure.sgx.log import LogDoesNotFold, fold_log, write_log
 from pipeline.measure.sgx.sgxs import BadSgxs, read_sgxs, write_sgxs
+from provenance.measurement_log import LogEvent
 
 
 @st.composite
@@ -48,13 +49,17 @@ def images(draw: st.DrawFn) -> EnclaveImage:
     )
 
 
-def content_of(image: EnclaveImage) -> dict[str, bytes]:
-    log = write_log(image, bytes(32))
+def pages_of(image: EnclaveImage) -> dict[int, bytes]:
     found = {}
-    for event, part in zip(log.events[1:], image.parts, strict=True):
-        data = bytes(part.content) * (part.count if len(part.content) == PAGE else 1)
-        found[event.label] = data
+    for part in image.parts:
+        for index in range(part.count if part.is_measured else 0):
+            at = 0 if part.is_filled else index * PAGE
+            found[part.address + index * PAGE] = bytes(part.content[at : at + PAGE])
     return found
+
+
+def content_in(pages: dict[int, bytes]) -> Callable[[LogEvent], bytes]:
+    return lambda event: b"".join(pages[event.address + index * PAGE] for index in range(event.count))
 
 
 @settings(max_examples=40, deadline=None)
@@ -132,24 +137,21 @@ def test_chunks_of_a_page_may_be_missing_unordered_and_unmeasured(
 @settings(max_examples=25, deadline=None)
 @given(images())
 def test_a_log_folds_to_its_mrenclave(image: EnclaveImage) -> None:
-    contents = content_of(image)
     log = write_log(image, mrenclave(image))
-    assert fold_log(log, lambda event: contents[event.label]) == mrenclave(image)
+    assert fold_log(log, content_in(pages_of(image))) == mrenclave(image)
 
 
 @settings(max_examples=25, deadline=None)
 @given(images(), st.data())
 def test_a_log_does_not_fold_over_other_content(image: EnclaveImage, data: st.DataObject) -> None:
-    contents = {label: bytearray(content) for label, content in content_of(image).items()}
-    label = data.draw(st.sampled_from(sorted(contents)))
-    contents[label].extend(b"" if contents[label] else b"x")
-    at = data.draw(st.integers(0, len(contents[label]) - 1))
-    contents[label][at] ^= 1
+    pages = pages_of(image)
+    assume(pages)
+    address = data.draw(st.sampled_from(sorted(pages)))
+    changed = bytearray(pages[address])
+    changed[data.draw(st.integers(0, PAGE - 1))] ^= 1
     log = write_log(image, mrenclave(image))
-    measured = {event.label for event in log.events if event.content}
-    if label in measured:
-        with pytest.raises(LogDoesNotFold):
-            fold_log(log, lambda event: bytes(contents[event.label]))
+    with pytest.raises(LogDoesNotFold):
+        fold_log(log, content_in({**pages, address: bytes(changed)}))
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
