@@ -13,13 +13,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-RVP = (sys.executable, "-m", "rvp")
-ROOT = Path(__file__).resolve().parent.parent
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "CI": "1"}
+from bench_figure import ENVIRONMENT, ROOT, RVP, best, rvp, tell
+from bench_sgx import SGX
+
 DEBIAN = '{ suites = ["bookworm"], packages = ["perl-base"] }'
 # About 10 s of work on one processor of 2026, and a clock-free one.
 WORK = (
@@ -28,41 +27,6 @@ WORK = (
     "my $x = 1; $x = ($x * 1103515245 + 12345) % 2147483648 for 1 .. $ARGV[0]; print $x",
     "{count}",
 )
-
-
-def best(repeats: int, call: Callable[[], Any]) -> float:
-    times = []
-    for _ in range(repeats):
-        started = time.perf_counter()
-        call()
-        times.append(time.perf_counter() - started)
-    return min(times)
-
-
-def rvp(*arguments: str, cwd: Path, **more: str) -> str:
-    found = subprocess.run(
-        [*RVP, *arguments], cwd=cwd, env={**ENVIRONMENT, **more}, capture_output=True, text=True, check=False
-    )
-    if found.returncode:
-        sys.exit(f"rvp {' '.join(arguments)} ended with {found.returncode}\n{found.stdout}{found.stderr}")
-    return found.stdout
-
-
-def tell(
-    bench: str,
-    ours_s: float,
-    *,
-    work: str,
-    limit_s: float = 0.0,
-    peers: dict[str, float] | None = None,
-    **more: Any,
-) -> None:
-    line: dict[str, Any] = {"bench": bench, "ours_s": round(ours_s, 3)}
-    if limit_s:
-        line |= {"limit_s": round(limit_s, 3), "ratio_to_limit": round(ours_s / limit_s, 2)}
-    if peers:
-        line["peers"] = {name: {"s": round(s, 3), "ratio": round(ours_s / s, 3)} for name, s in peers.items()}
-    print(json.dumps({**line, **more, "work": work}), flush=True)
 
 
 def project(folder: Path, base: str, steps: str, *, times: int = 1) -> Path:
@@ -305,6 +269,7 @@ BENCHES = {
     "no-op": bench_no_op,
     "step": bench_step,
     "memory": bench_memory,
+    **SGX,
 }
 
 
