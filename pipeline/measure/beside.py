@@ -4,10 +4,9 @@ A file's own digest and the contents of its log are hashes over the same bytes a
 processors they cost little time beside it.
 
 Example:
-    >>> import hashlib
-    >>> with Beside(digest_of(memoryview(b"abc"))) as digest:
-    ...     digest.value() == hashlib.sha256(b"abc").digest()
-    True
+    >>> with Beside(digest_of(Path("/dev/null"))) as digest:
+    ...     digest.value().hex()[:16]
+    'e3b0c44298fc1c14'
 """
 
 from __future__ import annotations
@@ -15,9 +14,12 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Generator
+from pathlib import Path
 from typing import Final, Generic, Self, TypeVar
 
-_PIECE: Final = 4 << 20
+from provenance.strict import NotReadable
+
+_PIECE: Final = 1 << 20
 WORTH_A_THREAD: Final = 1 << 20  # bytes to hash
 
 Value = TypeVar("Value")
@@ -63,10 +65,23 @@ class Beside(Generic[Value]):
         return self._found[0]
 
 
-def digest_of(data: memoryview) -> Generator[None, None, bytes]:
-    """Hash a file piece by piece: SHA-256."""
+def digest_of(path: Path) -> Generator[None, None, bytes]:
+    """Hash a file piece by piece: SHA-256.
+
+    It is read, not mapped: a second mapping of it would count as memory of this process once more.
+
+    Raises:
+        NotReadable: RVP-1010.
+    """
     hashing = hashlib.sha256()
-    for at in range(0, len(data), _PIECE):
-        hashing.update(data[at : at + _PIECE])
-        yield
+    piece = memoryview(bytearray(_PIECE))
+    try:
+        with path.open("rb", buffering=0) as stream:
+            while count := stream.readinto(piece):
+                hashing.update(piece[:count])
+                yield
+    except OSError as error:
+        raise NotReadable(
+            f"cannot read the file: {error.strerror}", place=str(path), hint="check the path"
+        ) from error
     return hashing.digest()

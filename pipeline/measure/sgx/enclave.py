@@ -95,9 +95,8 @@ def measure_enclave(path: Path, options: MeasureOptions) -> Measured:
     Cost: one hash of the enclave's stream (what several descriptions have in common at the beginning is
         hashed once); beside it, in threads, one of the file and for the log one of the measured content.
     """
-    data = map_file(path)
-    in_a_thread = len(data) > WORTH_A_THREAD
-    with Beside(digest_of(data), in_a_thread=in_a_thread) as digest:
+    in_a_thread = len(map_file(path)) > WORTH_A_THREAD
+    with Beside(digest_of(path), in_a_thread=in_a_thread) as digest:
         enclaves = lay_out(path, options)
         first = enclaves[0]
         with Beside(_log_of(first, is_wanted=options.with_log), in_a_thread=in_a_thread) as log:
