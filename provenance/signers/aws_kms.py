@@ -48,6 +48,7 @@ _ALGORITHMS: Final = {
     Scheme.ECDSA_SHA256: "ECDSA_SHA_256",
     Scheme.ECDSA_SHA384: "ECDSA_SHA_384",
 }
+_MAX_MESSAGE_BYTES: Final = 4096  # of a message that the service hashes itself
 _DENIED: Final = {
     "AccessDeniedException",
     "UnrecognizedClientException",
@@ -88,16 +89,17 @@ class AwsKey:
         return self._public_key
 
     def sign(self, data: bytes, scheme: Scheme) -> bytes:
-        """Sign a digest.
+        """Sign; the service hashes what is short, and gets the digest of what is longer.
 
         Raises:
             As the constructor.
         """
+        short = len(data) <= _MAX_MESSAGE_BYTES
         answer = self._ask(
             "sign",
             KeyId=self._arn,
-            Message=scheme.digest(data),
-            MessageType="DIGEST",
+            Message=data if short else scheme.digest(data),
+            MessageType="RAW" if short else "DIGEST",
             SigningAlgorithm=_ALGORITHMS[scheme],
         )
         signature = answer.get("Signature")
