@@ -13,8 +13,11 @@ import msgspec
 
 from pipeline.agreement import Disagreement
 from pipeline.build_result import BuildResult
+from pipeline.measure.sgx.sigstruct_fields import Change as FieldChange
+from pipeline.measure.sgx.sigstruct_fields import Field
 from pipeline.resolve import Change
 from pipeline.source_proof import SourceProof
+from provenance.claims import Check
 from verifier.cli.documents import Sha256
 
 
@@ -89,3 +92,26 @@ class Rebuilt(msgspec.Struct, frozen=True, kw_only=True):
     agrees: bool
     differences: tuple[Disagreement, ...]
     build: BuildResult
+
+
+class ToBeSigned(msgspec.Struct, frozen=True, kw_only=True):
+    """What `rvp sgx digest` wrote for an enclave's owner to sign; with --previous, what changed since."""
+
+    schema: Literal["rvp/to-be-signed/v1"] = "rvp/to-be-signed/v1"
+    sha256: str
+    mrenclave: str
+    debug_launch: str
+    fields: tuple[Field, ...]
+    changes: tuple[FieldChange, ...] | None = None
+
+
+class ShownSigstruct(msgspec.Struct, frozen=True, kw_only=True):
+    """A SIGSTRUCT, field by field: `rvp sgx show`."""
+
+    schema: Literal["rvp/sigstruct/v1"] = "rvp/sigstruct/v1"
+    file: str
+    mrenclave: str
+    mrsigner: str
+    debug_launch: str
+    fields: tuple[Field, ...]
+    checks: tuple[Check, ...]

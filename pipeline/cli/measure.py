@@ -98,7 +98,9 @@ def measure(
     else:
         title = detect(path, tee=tee, options=options).title
         titles = [_IMAGE if one.tee == "oci" else title for one in measured.measurements]
-        blocks = ["\n".join(_lines(*pair)) for pair in zip(measured.measurements, titles, strict=True)]
+        blocks = [
+            "\n".join(measurement_lines(*pair)) for pair in zip(measured.measurements, titles, strict=True)
+        ]
         settings.out("\n\n".join(blocks))
     require_passed(measured.measurements)
 
@@ -120,7 +122,8 @@ def write_logs(measured: Measured) -> bytes:
     return msgspec.json.format(msgspec.json.encode(document), indent=2) + b"\n"
 
 
-def _lines(measurement: Measurement, title: str) -> list[str]:
+def measurement_lines(measurement: Measurement, title: str) -> list[str]:
+    """Write a measurement for people: its values, its checks."""
     lines = [f"{measurement.subject.name}  {title}", ""]
     rows: list[tuple[str, str]] = []
     for name, value in measurement.claims.items():

@@ -46,6 +46,8 @@ SCHEMAS: Final[dict[str, tuple[str, str, str]]] = {
     ),
     "released": ("verifier.cli.documents", "Released", "what rvp release --format json prints"),
     "published": ("pipeline.cli.documents", "Published", "what rvp publish --format json prints"),
+    "to-be-signed": ("pipeline.cli.documents", "ToBeSigned", "what rvp sgx digest --format json prints"),
+    "sigstruct": ("pipeline.cli.documents", "ShownSigstruct", "what rvp sgx show --format json prints"),
     "policy-check": ("verifier.cli.documents", "PolicyCheck", "what rvp policy check --format json prints"),
     "key": ("verifier.cli.documents", "ShownKey", "what rvp key … --format json prints"),
     "shown": ("verifier.cli.documents", "Shown", "what rvp show --format json prints"),

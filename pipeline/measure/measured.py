@@ -26,7 +26,8 @@ class CheckFailed(MeasurementMismatch):
 class SignatureCheckFailed(SignatureFailure):
     """The signature inside a measured file, or beside it, does not verify.
 
-    The message names the check: `signature` (RSA), `q1q2` (the quotients that EINIT needs), `header`.
+    The message names the check: `signature` (RSA), `q1q2` (the quotients that EINIT needs), `header`,
+    `reserved` bytes, `modulus`, `signature-in-range`.
     Cure: the SIGSTRUCT was changed after it was made, or is not one; take it from its owner again.
     """
 
@@ -34,7 +35,9 @@ class SignatureCheckFailed(SignatureFailure):
 
 
 # The checks of a SIGSTRUCT in itself: whoever signed what.
-SIGNATURE_CHECKS: Final = frozenset({"header", "signature", "q1q2"})
+SIGNATURE_CHECKS: Final = frozenset(
+    {"header", "reserved", "modulus", "signature-in-range", "signature", "q1q2"}
+)
 
 
 class MeasureOptions(msgspec.Struct, frozen=True, kw_only=True):

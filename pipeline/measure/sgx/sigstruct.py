@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 SIGSTRUCT_SIZE: Final = 1808
 KEY_BYTES: Final = 384
+VENDOR_INTEL: Final = 0x8086
+RESERVED: Final = ((44, 84), (910, 2), (992, 16), (1028, 12))  # offset, size; zero, or EINIT refuses
 KEY_BITS: Final = 3072
 EXPONENT: Final = 3
 TBS_SIZE: Final = 256
@@ -104,6 +106,8 @@ class SigstructFields(msgspec.Struct, frozen=True, kw_only=True):
     date: tuple[int, int, int] = (1970, 1, 1)
     vendor: int = 0
     swdefined: int = 0
+    cet_attributes: int = 0
+    cet_attributes_mask: int = 0
 
 
 class Sigstruct:
@@ -121,12 +125,20 @@ class Sigstruct:
 
     @property
     def has_header(self) -> bool:
-        """Tell whether the two constant headers and the exponent are there."""
+        """Tell whether the two constant headers, a known vendor and the exponent are there."""
         return (
-            self.raw[:12] == HEADER_1
-            and self.raw[24:40] == HEADER_2
-            and struct.unpack_from("<I", self.raw, 512)[0] == EXPONENT
+            has_sigstruct_header(self.raw) and self.vendor in {0, VENDOR_INTEL} and self.exponent == EXPONENT
         )
+
+    @property
+    def vendor(self) -> int:
+        """0x8086 for Intel, 0 for others."""
+        return int.from_bytes(self.raw[16:20], "little")
+
+    @property
+    def exponent(self) -> int:
+        """The public exponent as it stands there."""
+        return int.from_bytes(self.raw[512:516], "little")
 
     @property
     def is_empty(self) -> bool:
@@ -186,42 +198,61 @@ class Sigstruct:
         return int.from_bytes(self.raw[at : at + KEY_BYTES], "little")
 
     def checks(self) -> tuple[Check, ...]:
-        """Check what EINIT checks: header, RSA signature, quotients."""
+        """Check what EINIT checks: header, reserved bytes, modulus, RSA signature, quotients.
+
+        Each check stands for itself: a wrong modulus does not hide wrong quotients.
+
+        Source: Intel SDM vol. 3D, EINIT, "Verify SIGSTRUCT header", "Verify signature".
+        """
         modulus, signature = self._number(_MODULUS), self._number(_SIGNATURE)
-        signed = (
-            modulus > 0
-            and signature < modulus
-            and pow(signature, EXPONENT, modulus) == _encoded(self.to_be_signed)
-        )
+        small = signature < modulus
+        signed = small and pow(signature, EXPONENT, modulus) == _encoded(self.to_be_signed)
         quotients = modulus > 0 and _quotients(signature, modulus) == (self._number(_Q1), self._number(_Q2))
+        header = "" if self.has_header else f"{self.raw[:44].hex()}, e = {self.exponent}"
+        reserved = ", ".join(
+            f"{self.raw[at : at + size].hex()} at byte {at}"
+            for at, size in RESERVED
+            if any(self.raw[at : at + size])
+        )
         return (
-            Check(
-                id="header",
-                status=_status(self.has_header),
-                expected="the constants of SIGSTRUCT, e = 3",
-                got="as expected" if self.has_header else self.raw[:40].hex(),
-                code="" if self.has_header else SigstructNotVerified.code,
+            _check("header", "the constants of SIGSTRUCT, a vendor of the SDM, e = 3", header),
+            _check("reserved", "zeros in the reserved bytes", reserved),
+            _check("modulus", f"an odd number of {KEY_BITS} bits", _modulus_fault(modulus)),
+            _check(
+                "signature-in-range",
+                "a number below the modulus",
+                "" if small else f"a number of {signature.bit_length()} bits that is not below it",
             ),
-            Check(
-                id="signature",
-                status=_status(signed),
-                expected="RSA-3072, e = 3, PKCS #1 v1.5, SHA-256",
-                got="verified" if signed else "does not verify",
-                hint="" if signed else "SIGSTRUCT was changed after it was signed",
-                code="" if signed else SigstructNotVerified.code,
+            _check(
+                "signature",
+                "RSA-3072, e = 3, PKCS #1 v1.5, SHA-256",
+                "" if signed else "does not verify",
+                good="verified",
+                hint="SIGSTRUCT was changed after it was signed",
             ),
-            Check(
-                id="q1q2",
-                status=_status(quotients),
-                expected="the quotients of signature and modulus",
-                got="as expected" if quotients else "other numbers",
-                code="" if quotients else SigstructNotVerified.code,
-            ),
+            _check("q1q2", "the quotients of signature and modulus", "" if quotients else "other numbers"),
         )
 
 
-def _status(passed: bool) -> Literal["passed", "failed"]:  # noqa: FBT001  it is the only argument
-    return "passed" if passed else "failed"
+def _check(check_id: str, expected: str, fault: str, *, good: str = "as expected", hint: str = "") -> Check:
+    if not fault:
+        return Check(id=check_id, status="passed", expected=expected, got=good)
+    return Check(
+        id=check_id,
+        status="failed",
+        expected=expected,
+        got=fault,
+        hint=hint,
+        code=SigstructNotVerified.code,
+    )
+
+
+def _modulus_fault(modulus: int) -> str:
+    if modulus == 0:
+        return "zero"
+    if modulus.bit_length() != KEY_BITS:
+        return f"a number of {modulus.bit_length()} bits"
+    return "" if modulus & 1 else "an even number"
 
 
 def attributes_claim(flags: int, xfrm: int) -> str:
@@ -256,9 +287,11 @@ def to_be_signed(fields: SigstructFields) -> bytes:
             + struct.pack("<I", fields.swdefined)
         ).ljust(128, b"\0")
         body = struct.pack(
-            "<II4x16sQQQQ32s16x16sHH",
+            "<IIBB2x16sQQQQ32s16x16sHH",
             fields.miscselect,
             fields.miscselect_mask,
+            fields.cet_attributes,
+            fields.cet_attributes_mask,
             fields.isvfamilyid,
             *fields.attributes,
             *fields.attributes_mask,
@@ -306,7 +339,12 @@ def assemble(tbs: bytes, public_key: RSAPublicKey, signature: bytes) -> Sigstruc
         raise BadSigstruct(f"a signature of {len(signature)} bytes, expected {KEY_BYTES}")
     value = int.from_bytes(signature, "big")
     if value >= numbers.n or pow(value, EXPONENT, numbers.n) != _encoded(tbs):
-        raise SigstructNotVerified("the signature does not verify with this key over these bytes")
+        reversed_value = int.from_bytes(signature, "little")
+        little = reversed_value < numbers.n and pow(reversed_value, EXPONENT, numbers.n) == _encoded(tbs)
+        raise SigstructNotVerified(
+            "the signature does not verify with this key over these bytes",
+            hint="its bytes are in little-endian order: reverse them" if little else "",
+        )
     q1, q2 = _quotients(value, numbers.n)
     raw = (
         tbs[:128]
@@ -318,7 +356,11 @@ def assemble(tbs: bytes, public_key: RSAPublicKey, signature: bytes) -> Sigstruc
         + q1.to_bytes(KEY_BYTES, "little")
         + q2.to_bytes(KEY_BYTES, "little")
     )
-    return Sigstruct(raw)
+    made = Sigstruct(raw)
+    for check in made.checks():
+        if check.status == "failed":
+            raise SigstructNotVerified(f"what would be assembled is not valid: {check.id}: {check.got}")
+    return made
 
 
 def check_fields(signed: Sigstruct, fields: SigstructFields) -> None:
@@ -339,19 +381,17 @@ def check_fields(signed: Sigstruct, fields: SigstructFields) -> None:
         )
     expected = to_be_signed(fields)
     if signed.to_be_signed[128:] != expected[128:]:
-        theirs, ours = signed.claims(), _claims_of(expected)
+        from pipeline.measure.sgx.sigstruct_fields import changes, of_tbs
+
         differing = [
-            f"{key}: signed {theirs[key]}, configured {ours[key]}" for key in ours if ours[key] != theirs[key]
+            f"{one.name}: signed {one.old}, configured {one.new}"
+            for one in changes(signed, of_tbs(expected))
+            if one.offset >= 128
         ]
         raise SigstructMismatch(
             "the SIGSTRUCT states other fields than the configuration\n" + "\n".join(differing),
             hint="make the configuration what its owner signed, or let the owner sign again",
         )
-
-
-def _claims_of(tbs: bytes) -> dict[str, ClaimValue]:
-    claims = Sigstruct(tbs[:128] + bytes(772) + tbs[128:] + bytes(780)).claims()
-    return {key: value for key, value in claims.items() if key != "mrsigner"}
 
 
 def sign(tbs: bytes, key: RSAPrivateKey) -> Sigstruct:

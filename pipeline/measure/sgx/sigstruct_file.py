@@ -6,8 +6,14 @@ from pathlib import Path
 
 from pipeline.measure.measured import Measured, MeasureOptions, subject_of
 from pipeline.measure.sgx.enclave_measurement import enclave_measurement, sigstruct_checks
-from pipeline.measure.sgx.sigstruct import SIGSTRUCT_SIZE, Sigstruct
-from provenance.strict import read_file
+from pipeline.measure.sgx.sigstruct import (
+    SIGSTRUCT_SIZE,
+    TBS_SIZE,
+    Sigstruct,
+    SigstructNotVerified,
+    has_sigstruct_header,
+)
+from provenance.strict import NotReadable, read_file
 
 
 def companion(path: Path) -> Sigstruct | None:
@@ -33,3 +39,51 @@ def measure_sigstruct(path: Path, options: MeasureOptions) -> Measured:
     subject = subject_of(raw, options.name or path.name)
     checks = sigstruct_checks(signed, None)
     return Measured(measurements=(enclave_measurement(subject, signed.mrenclave, signed, checks),))
+
+
+def read_sigstruct(path: Path, options: MeasureOptions | None = None) -> Sigstruct:
+    """Find the SIGSTRUCT of a file: the one that was given, the file itself, or the one of the enclave in it.
+
+    Raises:
+        SigstructNotVerified: RVP-5012 for an enclave that is not signed. UnknownFormat: RVP-5000.
+        BadSigstruct: RVP-5004; and what the readers of the formats raise (RVP-50nn).
+    """
+    if options is not None and options.sigstruct is not None:
+        signed: Sigstruct | None = Sigstruct(options.sigstruct, name=options.sigstruct_name)
+    elif has_sigstruct_header(_start(path)):
+        signed = Sigstruct(read_file(path, limit_bytes=4 * SIGSTRUCT_SIZE), name=str(path))
+    else:
+        from pipeline.measure.sgx.enclave import lay_out
+
+        signed = lay_out(path, options)[0].sigstruct
+    if signed is None or signed.is_empty:
+        raise SigstructNotVerified(
+            "the enclave is not signed", place=str(path), hint="rvp sgx sign, or give --sigstruct"
+        )
+    return signed
+
+
+def read_stated(path: Path) -> tuple[Sigstruct, bool]:
+    """Read what is signed, or what is to be signed; tell whether there is a signature.
+
+    Raises:
+        As `read_sigstruct`.
+    """
+    start = _start(path)
+    if len(start) == TBS_SIZE and has_sigstruct_header(start) and path.stat().st_size == TBS_SIZE:
+        from pipeline.measure.sgx.sigstruct_fields import of_tbs
+
+        return of_tbs(start, name=str(path)), False
+    return read_sigstruct(path), True
+
+
+def _start(path: Path) -> bytes:
+    try:
+        with path.open("rb") as stream:
+            return stream.read(TBS_SIZE)
+    except IsADirectoryError:
+        return b""
+    except OSError as error:
+        raise NotReadable(
+            f"cannot read the file: {error.strerror}", place=str(path), hint="check the path"
+        ) from error

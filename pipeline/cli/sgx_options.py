@@ -1,0 +1,166 @@
+"""What the commands of `rvp sgx` share: options, and how the fields of a SIGSTRUCT are printed."""
+
+from __future__ import annotations
+
+import datetime as dt
+import functools
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+import click
+
+from pipeline.measure.measured import MeasureOptions
+from provenance.strict import read_file
+from verifier.cli.passphrase import passphrase_from, passphrase_option
+from verifier.cli.terminal import styled
+
+if TYPE_CHECKING:
+    from pipeline.measure.sgx.sigstruct_fields import Change, Field
+    from provenance.claims import Check
+    from provenance.signers.remote_key import RemoteKey
+
+Decorated = TypeVar("Decorated", bound=Callable[..., Any])
+
+FILE: Final = click.Path(path_type=Path)
+SMALL: Final = 1 << 20
+_SHOWN_BYTES: Final = 32
+
+OUT = click.option("-o", "--output", metavar="FILE", type=FILE, required=True, help="What to write.")
+DATE = click.option(
+    "--date", metavar="YYYY-MM-DD", help="The date in the SIGSTRUCT; default: SOURCE_DATE_EPOCH."
+)
+PREVIOUS = click.option(
+    "--previous", metavar="FILE", type=FILE, help="An earlier SIGSTRUCT or signed enclave: say what changed."
+)
+
+
+def enclave_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options that say how a file is laid out; the command gets them as one `options`."""
+
+    @click.option(
+        "--config",
+        "config_file",
+        metavar="FILE",
+        type=FILE,
+        help="The configuration: enclave.toml, the SDK's XML, Open Enclave's .conf; none of Gramine.",
+    )
+    @click.option(
+        "--libpal", metavar="FILE", type=FILE, help="Gramine's libpal.so; by default beside the manifest."
+    )
+    @click.option(
+        "--generation",
+        metavar="VERSION",
+        default="",
+        help="Of the SDK or of Gramine; default: as seen, or newest.",
+    )
+    @functools.wraps(command)
+    def wrapped(
+        *arguments: object, config_file: Path | None, libpal: Path | None, generation: str, **others: object
+    ) -> None:
+        data = None if config_file is None else read_file(config_file, limit_bytes=SMALL)
+        name = "" if config_file is None else str(config_file)
+        options = MeasureOptions(
+            config=data, config_name=name, libpal=libpal, generation=generation, with_log=False
+        )
+        command(*arguments, options=options, **others)
+
+    return wrapped
+
+
+def key_options(*, required: bool) -> Callable[[Decorated], Decorated]:
+    """Add the owner's key."""
+
+    def add(function: Decorated) -> Decorated:
+        function = passphrase_option()(function)
+        function = click.option(
+            "--public-key",
+            metavar="FILE",
+            type=FILE,
+            help="The public half, or a certificate: needed by exec:, compared with other keys.",
+        )(function)
+        return click.option(
+            "--key",
+            "key_uri",
+            metavar="KEY",
+            required=required,
+            help="The owner's key: a PEM file, pkcs11:…, hashivault://…, azurekms://…, awskms://…, "
+            "gcpkms://…, or exec:COMMAND.",
+        )(function)
+
+    return add
+
+
+def owner_key(uri: str, public_key: Path | None, passphrase_fd: int | None) -> RemoteKey:
+    """Open the owner's key; a passphrase or a PIN is asked for when it is needed."""
+    from pipeline.measure.sgx.owner_key import open_owner_key
+    from provenance.signers.remote_key import without_secrets
+
+    return open_owner_key(
+        uri,
+        secret=passphrase_from(passphrase_fd, what=without_secrets(uri)),
+        public_key=None if public_key is None else read_file(public_key, limit_bytes=SMALL),
+    )
+
+
+def signing_date(text: str | None) -> tuple[int, int, int]:
+    """Take the date from the option or from SOURCE_DATE_EPOCH, never from the clock."""
+    epoch = os.environ.get("SOURCE_DATE_EPOCH")
+    try:
+        if text is not None:
+            day = dt.date.fromisoformat(text)
+        elif epoch is not None:
+            day = dt.datetime.fromtimestamp(int(epoch), dt.UTC).date()
+        else:
+            raise click.UsageError("a SIGSTRUCT has a date: give --date or SOURCE_DATE_EPOCH")
+    except (ValueError, OverflowError, OSError) as error:
+        raise click.UsageError(f"not a date: {error}") from error
+    return day.year, day.month, day.day
+
+
+def field_lines(fields: Iterable[Field]) -> list[str]:
+    """Write fields in lines: name, value, meaning."""
+    rows = [(one.name, _short(one.value), one.words) for one in fields]
+    width = max((len(name) for name, _, _ in rows), default=0)
+    lines = []
+    for name, value, words in rows:
+        lines.append(f"  {name:<{width}}  {value}".rstrip())
+        if words and words != value:
+            fits = len(value) <= 34
+            lines[-1] = f"{lines[-1]:<{width + 38}}  {words}" if fits else lines[-1]
+            if not fits:
+                lines.append(f"  {'':<{width}}  {words}")
+    return lines
+
+
+def _short(value: str) -> str:
+    """Cut what nobody reads: modulus, signature, quotients."""
+    if len(value) <= 2 * _SHOWN_BYTES:
+        return value
+    return f"{value[:_SHOWN_BYTES]}… ({len(value) // 2} bytes)"
+
+
+def change_lines(found: tuple[Change, ...], previous: Path) -> list[str]:
+    """Write what changed, old and new under each other."""
+    if not found:
+        return [f"nothing changed since {previous}"]
+    lines = [f"changed since {previous}"]
+    for one in found:
+        lines += [f"  {one.name}", f"    old  {one.old}", f"    new  {one.new}"]
+    return lines
+
+
+def check_lines(checks: Iterable[Check]) -> list[str]:
+    """Write checks: glyph, word, name; a failed one with what was expected."""
+    lines = []
+    for check in checks:
+        if check.status == "failed":
+            lines += [
+                f"  {styled(check.status)}  {check.id}",
+                f"              expected  {check.expected}",
+                f"              got       {check.got}",
+            ]
+        else:
+            lines.append(f"  {styled(check.status):<9}  {check.id}")
+    return lines
