@@ -1,7 +1,7 @@
 """A bounded reader of ELF64 little-endian files, as far as enclaves need it.
 
 Nothing is copied: the file is a memory view (usually of a mapping), and every offset, size and
-count of the file is checked against it before it is used.
+count of the file is checked against it before it is used. An error names the field and where it stands.
 
 Units: offsets are file offsets, addresses are virtual; both in bytes.
 Source: System V ABI, chapters 4 and 5; AMD64 supplement.
@@ -32,16 +32,45 @@ _EHDR: Final = struct.Struct("<16sHHIQQQIHHHHHH")
 _PHDR: Final = struct.Struct("<IIQQQQQQ")
 _SHDR: Final = struct.Struct("<IIQQQQIIQQ")
 _SYM: Final = struct.Struct("<IBBHQQ")
+# Where the fields stand in their tables, for messages
+_IN_EHDR: Final = {
+    "e_ident": 0,
+    "e_machine": 18,
+    "e_phoff": 32,
+    "e_shoff": 40,
+    "e_phentsize": 54,
+    "e_shentsize": 58,
+    "e_shstrndx": 62,
+    "e_phnum": 56,
+}
+_IN_PHDR: Final = {"p_offset": 8, "p_vaddr": 16, "p_filesz": 32, "p_memsz": 40}
+_IN_SHDR: Final = {"sh_type": 4, "sh_offset": 24, "sh_size": 32, "sh_link": 40}
+_CLASS_32: Final = 1
+_MACHINE_X86_64: Final = 62
+_MAX_PHNUM: Final = 65536 // _PHDR.size  # what Linux loads
+_MAX_DYNAMIC: Final = 1 << 16
 _MAX_SYMBOLS: Final = 1 << 22
+_MAX_ADDRESS: Final = 1 << 52  # the largest enclave that SECS.SIZE can say
 
 
 class BadElf(UsageError):
     """A file is not an ELF64 file for x86-64, or its tables point out of it.
 
-    Cure: check that the file is complete and that it is the enclave, not a 32-bit or a foreign one.
+    The message names the field, the table it is in, and its offset in the file.
+    Cure: check that the file is complete and that it is the enclave, not a foreign one.
     """
 
     code = "RVP-5001"
+
+
+class ThirtyTwoBitEnclave(BadElf):
+    """A file is a 32-bit enclave (ELF32).
+
+    Its loader and its layout are others, and no SDK supports it any more. Cure: build the enclave for
+    x86-64 and measure that file; 32-bit enclaves are not measured.
+    """
+
+    code = "RVP-5020"
 
 
 class Segment(msgspec.Struct, frozen=True, kw_only=True):
@@ -101,45 +130,84 @@ class Elf:
         """Read the tables.
 
         Raises:
-            BadElf: RVP-5001.
+            BadElf: RVP-5001. ThirtyTwoBitEnclave: RVP-5020.
+
+        Cost: at most 1170 program headers and 65 535 section headers are read.
         """
         self.data = data
         self.name = name
-        if len(data) < _EHDR.size or bytes(data[:4]) != MAGIC:
-            raise self._bad("this is not an ELF file")
+        if bytes(data[:4]) != MAGIC:
+            raise BadElf("this is not an ELF file", place=name)
+        if len(data) < _EHDR.size:
+            raise BadElf(f"the file ends inside the ELF header, after {len(data)} bytes", place=name)
         header = _EHDR.unpack_from(data)
         identity: bytes = header[0]
-        if identity[4:6] != b"\x02\x01" or header[2] != 62:
-            raise self._bad("only ELF64 for x86-64 can be measured")
+        if identity[4] == _CLASS_32:
+            raise ThirtyTwoBitEnclave(
+                "this is a 32-bit enclave (ELF32), only ELF64 for x86-64 can be measured",
+                place=name,
+                hint="build it for x86-64 (without -m32) and measure that file",
+            )
+        if identity[4:6] != b"\x02\x01":
+            raise self._bad_header("e_ident", f"{identity.hex()}, expected ELF64, little-endian")
+        if header[2] != _MACHINE_X86_64:
+            raise self._bad_header("e_machine", f"{header[2]}, expected {_MACHINE_X86_64} (x86-64)")
         self.entry: int = header[4]
         self.phoff, self.phentsize, self.phnum = header[5], header[9], header[10]
         self.shoff, self.shentsize, self.shnum, self.shstrndx = header[6], header[11], header[12], header[13]
         if self.phnum and self.phentsize != _PHDR.size:
-            raise self._bad(f"program headers of {self.phentsize} bytes, expected {_PHDR.size}")
+            raise self._bad_header("e_phentsize", f"{self.phentsize}, expected {_PHDR.size}")
+        if self.phnum > _MAX_PHNUM:
+            raise self._bad_header("e_phnum", f"{self.phnum}, at most {_MAX_PHNUM} are loaded")
         if self.shnum and self.shentsize != _SHDR.size:
-            raise self._bad(f"section headers of {self.shentsize} bytes, expected {_SHDR.size}")
+            raise self._bad_header("e_shentsize", f"{self.shentsize}, expected {_SHDR.size}")
         self.segments = tuple(self._segments())
         self.sections = tuple(self._sections())
 
-    def _bad(self, message: str) -> BadElf:
-        return BadElf(message, place=self.name)
+    def _bad(self, field: str, table: str, at: int, problem: str) -> BadElf:
+        return BadElf(f"field {field} of {table} at file offset {at:#x}: {problem}", place=self.name)
+
+    def _bad_header(self, field: str, problem: str) -> BadElf:
+        return self._bad(field, "the ELF header", _IN_EHDR[field], problem)
+
+    def _bad_segment(self, field: str, index: int, problem: str) -> BadElf:
+        at = self.phoff + index * _PHDR.size + _IN_PHDR[field]
+        return self._bad(field, f"program header {index}", at, problem)
+
+    def _bad_section(self, field: str, index: int, problem: str) -> BadElf:
+        at = self.shoff + index * _SHDR.size + _IN_SHDR[field]
+        return self._bad(field, f"section {index}", at, problem)
+
+    def _outside(self, offset: int, size: int) -> str:
+        """Say why a part is not inside the file; nothing when it is."""
+        if offset >= 0 and size >= 0 and offset + size <= len(self.data):
+            return ""
+        return f"{size:#x} bytes from {offset:#x} on, the file has {len(self.data):#x}"
 
     def bytes_at(self, offset: int, size: int, what: str) -> memoryview:
         """Return a part of the file.
 
+        Args:
+            offset: in the file.
+            size: in bytes.
+            what: names it in the message.
+
         Raises:
             BadElf: RVP-5001 when it is not inside the file.
         """
-        if offset < 0 or size < 0 or offset + size > len(self.data):
-            raise self._bad(
-                f"{what} is at {offset:#x} with {size:#x} bytes, the file has {len(self.data):#x} bytes"
-            )
+        problem = self._outside(offset, size)
+        if problem:
+            raise BadElf(f"{what} is not inside the file: {problem}", place=self.name)
         return self.data[offset : offset + size]
 
     def _segments(self) -> list[Segment]:
-        table = self.bytes_at(self.phoff, self.phnum * _PHDR.size, "the program header table")
+        problem = self._outside(self.phoff, self.phnum * _PHDR.size)
+        if problem:
+            raise self._bad_header("e_phoff", problem)
+        table = self.data[self.phoff : self.phoff + self.phnum * _PHDR.size]
         found = []
-        for kind, flags, offset, address, _, file_size, memory_size, align in _PHDR.iter_unpack(table):
+        for index, raw in enumerate(_PHDR.iter_unpack(table)):
+            kind, flags, offset, address, _, file_size, memory_size, align = raw
             segment = Segment(
                 kind=kind,
                 flags=flags,
@@ -149,25 +217,55 @@ class Elf:
                 memory_size=memory_size,
                 align=align,
             )
-            if kind == PT_LOAD:
-                self.bytes_at(offset, file_size, "a loadable segment")
+            if kind in {PT_LOAD, PT_DYNAMIC, PT_TLS}:
+                problem = self._outside(offset, file_size)
+                if problem:
+                    raise self._bad_segment("p_offset", index, problem)
+            if kind in {PT_LOAD, PT_TLS}:
                 if file_size > memory_size:
-                    raise self._bad(f"a segment has {file_size:#x} bytes for {memory_size:#x} of memory")
+                    problem = f"{file_size:#x} bytes of the file for {memory_size:#x} of memory"
+                    raise self._bad_segment("p_filesz", index, problem)
+                if address + memory_size > _MAX_ADDRESS:
+                    problem = f"{memory_size:#x} bytes of memory from {address:#x} on"
+                    field = "p_memsz" if memory_size > _MAX_ADDRESS else "p_vaddr"
+                    raise self._bad_segment(field, index, problem)
             found.append(segment)
         return found
 
     def _sections(self) -> list[Section]:
         if not self.shnum:
             return []
-        table = self.bytes_at(self.shoff, self.shnum * _SHDR.size, "the section header table")
-        raw = list(_SHDR.iter_unpack(table))
+        problem = self._outside(self.shoff, self.shnum * _SHDR.size)
+        if problem:
+            raise self._bad_header("e_shoff", problem)
+        raw = list(_SHDR.iter_unpack(self.data[self.shoff : self.shoff + self.shnum * _SHDR.size]))
         if self.shstrndx >= len(raw):
-            raise self._bad(f"section {self.shstrndx} should have the names, there are {len(raw)}")
-        names = self.bytes_at(raw[self.shstrndx][4], raw[self.shstrndx][5], "the table of section names")
+            raise self._bad_header("e_shstrndx", f"{self.shstrndx}, there are {len(raw)} sections")
+        names = memoryview(b"")
         found = []
-        for name, kind, flags, address, offset, size, link, _, align, _ in raw:
+        tables: dict[int, int] = {}
+        if raw[self.shstrndx][1] != SHT_NOBITS:
+            problem = self._outside(*raw[self.shstrndx][4:6])
+            if problem:
+                raise self._bad_section("sh_offset", self.shstrndx, problem)
+            offset, size = raw[self.shstrndx][4:6]
+            names = self.data[offset : offset + size]
+        for index, (name, kind, flags, address, offset, size, link, _, align, _) in enumerate(raw):
             if kind not in {0, SHT_NOBITS}:
-                self.bytes_at(offset, size, "a section")
+                problem = self._outside(offset, size)
+                if problem:
+                    field = "sh_offset" if offset > len(self.data) else "sh_size"
+                    raise self._bad_section(field, index, problem)
+            if kind in {SHT_SYMTAB, SHT_DYNSYM}:
+                first = tables.setdefault(kind, index)
+                if first != index:
+                    problem = f"a second table of symbols of type {kind}; section {first} is the first"
+                    raise self._bad_section("sh_type", index, problem)
+                if size // _SYM.size > _MAX_SYMBOLS:
+                    problem = f"{size // _SYM.size} symbols, at most {_MAX_SYMBOLS} are read"
+                    raise self._bad_section("sh_size", index, problem)
+                if link >= len(raw):
+                    raise self._bad_section("sh_link", index, f"{link}, there are {len(raw)} sections")
             found.append(
                 Section(
                     name=_text(names, name),
@@ -182,7 +280,7 @@ class Elf:
             )
         return found
 
-    @property
+    @functools.cached_property
     def loads(self) -> tuple[Segment, ...]:
         """The loadable segments in the order of the program headers."""
         return tuple(segment for segment in self.segments if segment.kind == PT_LOAD)
@@ -201,13 +299,19 @@ class Elf:
             inside = address - segment.address
             if inside >= 0 and inside + size <= segment.file_size:
                 return segment.offset + inside
-        raise self._bad(f"{size:#x} bytes at address {address:#x} are in no segment of the file")
+        raise BadElf(
+            f"{size:#x} bytes at address {address:#x} are in no loadable segment's part of the file",
+            place=self.name,
+        )
 
     @functools.cached_property
     def dynamic(self) -> dict[int, int]:
         """The dynamic section: tag to value; of a tag that stands twice, the last."""
-        for segment in self.segments:
+        for index, segment in enumerate(self.segments):
             if segment.kind == PT_DYNAMIC:
+                if segment.file_size // 16 > _MAX_DYNAMIC:
+                    problem = f"{segment.file_size // 16} entries, at most {_MAX_DYNAMIC} are read"
+                    raise self._bad_segment("p_filesz", index, problem)
                 table = self.bytes_at(segment.offset, segment.file_size & ~15, "the dynamic section")
                 found: dict[int, int] = {}
                 for tag, value in struct.iter_unpack("<QQ", table):
@@ -223,22 +327,21 @@ class Elf:
         Cost: one pass over the table.
         """
         for kind in (SHT_DYNSYM, SHT_SYMTAB):
-            for section in self.sections:
-                if section.kind == kind and section.link < len(self.sections):
-                    strings = self.sections[section.link]
-                    found = self._find_symbol(section, strings, name)
+            for index, section in enumerate(self.sections):
+                if section.kind == kind:
+                    found = self._find_symbol(index, section, self.sections[section.link], name)
                     if found:
                         return found
         return None
 
-    def _find_symbol(self, section: Section, strings: Section, name: str) -> Symbol | None:
-        if section.size // _SYM.size > _MAX_SYMBOLS:
-            raise self._bad(f"more than {_MAX_SYMBOLS} symbols")
-        names = self.bytes_at(strings.offset, strings.size, "a string table")
+    def _find_symbol(self, index: int, section: Section, strings: Section, name: str) -> Symbol | None:
+        if strings.kind in {0, SHT_NOBITS}:
+            raise self._bad_section("sh_link", index, f"section {section.link} holds no names")
+        names = self.data[strings.offset : strings.offset + strings.size]
         wanted = name.encode() + b"\0"
-        table = self.bytes_at(section.offset, section.size // _SYM.size * _SYM.size, "a symbol table")
-        for at, _, _, index, value, size in _SYM.iter_unpack(table):
-            if index and bytes(names[at : at + len(wanted)]) == wanted:
+        table = self.data[section.offset : section.offset + section.size // _SYM.size * _SYM.size]
+        for at, _, _, defined, value, size in _SYM.iter_unpack(table):
+            if defined and names[at : at + len(wanted)] == wanted:
                 return Symbol(name=name, value=value, size=size)
         return None
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from pipeline.measure.measured import MeasureOptions
 from pipeline.measure.sgx.elf import Elf, map_file
 from pipeline.measure.sgx.enclave import Enclave, MappedElf
-from pipeline.measure.sgx.sdk_layout import enclave_image
+from pipeline.measure.sgx.sdk_layout import appended_elves, enclave_image
 from pipeline.measure.sgx.sdk_metadata import Record, read_metadata
 from pipeline.measure.sgx.sigstruct import Sigstruct
 
@@ -30,6 +30,12 @@ def enclave_of_record(elf: Elf, record: Record) -> Enclave:
         layout=f"SDK metadata {record.version}",
         image=enclave_image(elf, record),
         sigstruct=Sigstruct(record.sigstruct, name=elf.name),
-        elves=(MappedElf(elf=elf, base=base),),
+        elves=(
+            MappedElf(elf=elf, base=base),
+            *(
+                MappedElf(elf=one, base=base + module.address)
+                for one, module in zip(appended_elves(elf, record), record.modules, strict=True)
+            ),
+        ),
         facts={"metadata": record.version, "enclave_size": record.enclave_size},
     )

@@ -4,7 +4,8 @@ The note's block holds one or more records, each for another generation of loade
 same enclave and must give the same MRENCLAVE.
 
 Units: offsets inside a record are relative to its start; patches write to file offsets.
-Source: Intel SGX SDK, `metadata.h` and `arch.h`; facts proved against its signing tool.
+Source: Intel SGX SDK, `metadata.h` (whose names the messages use) and `arch.h`; facts proved against its
+signing tool.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Final
 import msgspec
 
 from pipeline.measure.sgx.elf import Elf
+from pipeline.measure.sgx.enclave_image import PAGE, Bytes
 from pipeline.measure.sgx.sigstruct import SIGSTRUCT_SIZE
 from provenance.errors import UsageError
 
@@ -29,17 +31,33 @@ DIRECTORY: Final = struct.Struct("<II")
 PATCH: Final = struct.Struct("<QII16x")
 ENTRY: Final = struct.Struct("<HHIQIIQ")
 ELRANGE: Final = struct.Struct("<QQQ")
-EXTENSION: Final = struct.Struct("<HHI8s")
-IPP_FIPS: Final = 0x1001
+EXTENSION: Final = struct.Struct("<IIII")  # id, size, offset, reserved
+MODULE: Final = struct.Struct("<QQQQ")  # file offset, offset in the enclave, size, reserved
+IPP_FIPS: Final = 0x1001  # the signature of the IPP FIPS module: adds no pages
+SHARED_OBJECT: Final = 0x1002  # the OpenSSL FIPS module, appended to the file
 GROUP_BIT: Final = 0x1000  # in the id of a layout entry: it repeats the entries before it
+# Where the fields of the header stand, for messages
+_AT: Final = {
+    "version": 8,
+    "size": 16,
+    "ssa_frame_size": 24,
+    "enclave_size": 40,
+}
+_MAJORS: Final = frozenset({1, 2, 3, 11, 12, 13})
+_MAX_BLOCK: Final = 1 << 24  # of SDK 2.24 and later it is 0x6000
 _MAX_RECORDS: Final = 8
 _MAX_PATCHES: Final = 4096
+_MAX_PATCHED: Final = 1 << 24
 _MAX_ENTRIES: Final = 4096
+_MAX_SSA_FRAME: Final = 0xFFFF
+_MAX_SIZE: Final = 1 << 52
+_VARIANT: Final = 10  # majors above it are their unit's digit, with a range of addresses
 
 
 class BadSgxMetadata(UsageError):
     """The SGX metadata of an enclave file is missing, malformed, or asks for what cannot be.
 
+    The message names the field in the words of the SDK's `metadata.h`, and its offset in the file.
     Cure: check that the file is complete. An enclave that was never laid out is packed with
     `rvp sgx pack` first (or signed with its SDK's tool).
     """
@@ -72,10 +90,24 @@ class LayoutEntry(msgspec.Struct, frozen=True, kw_only=True):
     attributes: int = 0
     page_count: int = 0
     address: int = 0
-    content: bytes | None = None
+    content: Bytes | None = None
     fill: int = 0
     flags: int = 0
     repeat: tuple[int, int, int] | None = None
+
+
+class AppendedModule(msgspec.Struct, frozen=True, kw_only=True):
+    """A shared object that was appended to the enclave's file and is loaded after its segments.
+
+    Attributes:
+        file_offset: where it begins in the file.
+        address: of its virtual address 0, from the enclave's base.
+        size: in bytes of the file.
+    """
+
+    file_offset: int
+    address: int
+    size: int
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True):
@@ -86,6 +118,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
         minor: of the version.
         size_bytes: of the whole record.
         elrange: image address, start, size; only with a major above 10.
+        modules: shared objects that were appended to the file.
     """
 
     major: int
@@ -99,11 +132,53 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     patches: tuple[Patch, ...]
     layout: tuple[LayoutEntry, ...]
     elrange: tuple[int, int, int] | None = None
+    modules: tuple[AppendedModule, ...] = ()
+    tcs_policy: int = 1
+    tcs_min_pool: int = 0
 
     @property
     def version(self) -> str:
         """The version as people write it."""
         return f"{self.major}.{self.minor}"
+
+
+class _Region:
+    """A part of the file that is read by fields: bounds are checked here, errors made here."""
+
+    def __init__(self, data: memoryview, base: int, name: str) -> None:
+        self.data = data
+        self.base = base
+        self.name = name
+
+    def bad(self, field: str, at: int, problem: str) -> BadSgxMetadata:
+        return BadSgxMetadata(f"field {field} at file offset {self.base + at:#x}: {problem}", place=self.name)
+
+    def part(self, field: str, field_at: int, offset: int, size: int) -> memoryview:
+        """Give a part; the field that says where it is goes into the message when it is not inside."""
+        if offset + size > len(self.data):
+            raise self.bad(
+                field, field_at, f"{size:#x} bytes from {offset:#x} on, the record has {len(self.data):#x}"
+            )
+        return self.data[offset : offset + size]
+
+    def directory(self, index: int) -> tuple[int, int, int]:
+        """Give a directory: where it stands, offset, size; zeros when the record ends before it."""
+        at = DIRECTORIES_AT + index * DIRECTORY.size
+        if at + DIRECTORY.size > len(self.data):
+            return at, 0, 0
+        offset, size = DIRECTORY.unpack_from(self.data, at)
+        return at, offset, size
+
+    def table(self, index: int, form: struct.Struct, most: int) -> tuple[int, memoryview]:
+        """Give a table of fixed rows: its offset and its bytes."""
+        at, offset, size = self.directory(index)
+        if size % form.size or size // form.size > most:
+            raise self.bad(
+                f"dirs[{index}].size",
+                at + 4,
+                f"{size:#x} bytes, expected rows of {form.size}, at most {most} of them",
+            )
+        return offset, self.part(f"dirs[{index}].offset", at, offset, size)
 
 
 def metadata_block(elf: Elf) -> tuple[int, int] | None:
@@ -118,16 +193,19 @@ def metadata_block(elf: Elf) -> tuple[int, int] | None:
     section = elf.section(NOTE_SECTION)
     if section is None:
         return None
+    note = _Region(elf.data[section.offset : section.offset + section.size], section.offset, elf.name)
     if section.size < NOTE_HEADER:
-        raise BadSgxMetadata(f"the note has {section.size} bytes", place=elf.name)
-    name_size, size, kind = struct.unpack_from("<III", elf.data, section.offset)
-    name = bytes(elf.data[section.offset + 12 : section.offset + NOTE_HEADER])
-    if name_size != len(NOTE_NAME) or name != NOTE_NAME or kind != 1:
-        raise BadSgxMetadata(f"the note is {name!r} of type {kind}, expected sgx_metadata", place=elf.name)
+        raise note.bad("note", 0, f"{section.size} bytes, its header has {NOTE_HEADER}")
+    name_size, size, kind = struct.unpack_from("<III", note.data)
+    name = bytes(note.data[12:NOTE_HEADER])
+    if name_size != len(NOTE_NAME) or name != NOTE_NAME:
+        raise note.bad("name", 12, f"{name_size} bytes, {name!r}, expected {NOTE_NAME!r}")
+    if kind != 1:
+        raise note.bad("type", 8, f"{kind}, expected 1")
     if NOTE_HEADER + size > section.size:
-        raise BadSgxMetadata(
-            f"the note says {size:#x} bytes, its section has {section.size:#x}", place=elf.name
-        )
+        raise note.bad("descsz", 4, f"{size:#x} bytes, the section has {section.size - NOTE_HEADER:#x}")
+    if size > _MAX_BLOCK:
+        raise note.bad("descsz", 4, f"{size:#x} bytes, at most {_MAX_BLOCK:#x} are read")
     return section.offset + NOTE_HEADER, size
 
 
@@ -142,20 +220,23 @@ def read_metadata(elf: Elf) -> tuple[Record, ...]:
         raise BadSgxMetadata(f"the file has no section {NOTE_SECTION}", place=elf.name)
     offset, size = block
     records: list[Record] = []
+    least = DIRECTORIES_AT + 2 * DIRECTORY.size
     at = 0
-    while at + DIRECTORIES_AT + 2 * DIRECTORY.size <= size:
-        data = elf.bytes_at(offset + at, size - at, "the metadata")
-        magic, _, record_size = struct.unpack_from("<QQI", data)
+    while at + least <= size:
+        rest = _Region(elf.data[offset + at : offset + size], offset + at, elf.name)
+        magic, _, record_size = struct.unpack_from("<QQI", rest.data)
         if magic != MAGIC or record_size == 0:
             break
         if len(records) == _MAX_RECORDS:
-            raise BadSgxMetadata(f"more than {_MAX_RECORDS} metadata records", place=elf.name)
-        if not DIRECTORIES_AT + 2 * DIRECTORY.size <= record_size <= size - at:
-            raise BadSgxMetadata(
-                f"metadata record {len(records)} says {record_size:#x} bytes, {size - at:#x} are left",
-                place=elf.name,
+            raise rest.bad("magic_num", 0, f"a record after {_MAX_RECORDS} others, no more are read")
+        if not least <= record_size <= size - at:
+            raise rest.bad(
+                "size",
+                _AT["size"],
+                f"{record_size:#x} bytes of record {len(records)}, {size - at:#x} are left in the note",
             )
-        records.append(_read_record(data[:record_size], elf.name))
+        record = _Region(rest.data[:record_size], offset + at, elf.name)
+        records.append(_read_record(record, len(elf.data)))
         at += record_size
     if not records:
         raise BadSgxMetadata(
@@ -166,24 +247,15 @@ def read_metadata(elf: Elf) -> tuple[Record, ...]:
     return tuple(records)
 
 
-def _read_record(data: memoryview, name: str) -> Record:
-    _, version, size, _, ssa, _, misc, _, enclave_size, attributes = HEADER.unpack_from(data)
+def _read_record(data: _Region, file_size: int) -> Record:
+    found = HEADER.unpack_from(data.data)
+    _, version, size, tcs_policy, ssa, _, misc, min_pool, enclave_size, attributes = found
     major, minor = version >> 32, version & 0xFFFFFFFF
-    if major not in {1, 2, 3, 11, 12, 13}:
-        raise BadSgxMetadata(f"metadata version {major}.{minor} is not known", place=name)
-    _check_size(enclave_size, "the enclave's size", name)
-    if not 1 <= ssa <= 0xFFFF:
-        raise BadSgxMetadata(f"an SSA frame of {ssa} pages", place=name)
-    if has_four_directories(major, minor):
-        _check_extensions(data, name)
-    elrange = None
-    if major > 10:
-        at, length = _directory(data, 2)
-        elrange = ELRANGE.unpack(_bounded(data, at, ELRANGE.size, "the range entry", name))
-        image, start, range_size = elrange
-        _check_size(range_size, "the enclave range's size", name)
-        if length < ELRANGE.size or not start <= image < start + range_size or (image - start) % 4096:
-            raise BadSgxMetadata(f"an image at {image:#x} in a range from {start:#x}", place=name)
+    if major not in _MAJORS:
+        raise data.bad("version", _AT["version"], f"{major}.{minor} is not known")
+    _check_size(data, "enclave_size", _AT["enclave_size"], enclave_size)
+    if not 1 <= ssa <= _MAX_SSA_FRAME:
+        raise data.bad("ssa_frame_size", _AT["ssa_frame_size"], f"{ssa} pages")
     return Record(
         major=major,
         minor=minor,
@@ -192,82 +264,118 @@ def _read_record(data: memoryview, name: str) -> Record:
         desired_misc_select=misc,
         enclave_size=enclave_size,
         attributes=attributes,
-        sigstruct=bytes(data[SIGSTRUCT_AT:DIRECTORIES_AT]),
-        patches=_read_patches(data, name),
-        layout=_read_layout(data, name),
-        elrange=elrange,
+        sigstruct=bytes(data.data[SIGSTRUCT_AT:DIRECTORIES_AT]),
+        patches=_read_patches(data, file_size),
+        layout=_read_layout(data),
+        elrange=_read_elrange(data, enclave_size) if major > _VARIANT else None,
+        modules=_read_modules(data, file_size) if has_four_directories(major, minor) else (),
+        tcs_policy=tcs_policy,
+        tcs_min_pool=min_pool,
     )
 
 
 def has_four_directories(major: int, minor: int) -> bool:
     """Tell whether a record has directories for the range and for extensions (SDK 2.24 and later)."""
-    return (major % 10 == 3 and minor >= 2) or (major % 10 == 1 and minor >= 5)
+    return (major % _VARIANT == 3 and minor >= 2) or (major % _VARIANT == 1 and minor >= 5)
 
 
-def _check_extensions(data: memoryview, name: str) -> None:
-    """Let pass what adds no pages (the integrity data of the IPP FIPS module), refuse what does."""
-    at, size = _directory(data, 3)
-    for ident, _, _, _ in EXTENSION.iter_unpack(
-        _bounded(data, at, size // EXTENSION.size * EXTENSION.size, "the extension table", name)
-    ):
-        if ident != IPP_FIPS:
-            raise BadSgxMetadata(
-                f"the enclave has an extension of kind {ident:#x} (an appended module), "
-                "which this version cannot measure",
-                place=name,
-            )
+def _read_elrange(data: _Region, enclave_size: int) -> tuple[int, int, int]:
+    """Read the range of addresses that the enclave takes, with its image somewhere in it.
 
-
-def _check_size(size: int, what: str, name: str) -> None:
-    if size < 8192 or size & (size - 1) or size > 1 << 52:
-        raise BadSgxMetadata(f"{what} is {size:#x}, expected a power of two", place=name)
-
-
-def _directory(data: memoryview, index: int) -> tuple[int, int]:
-    at = DIRECTORIES_AT + index * DIRECTORY.size
-    if at + DIRECTORY.size > len(data):
-        return 0, 0
-    offset, size = DIRECTORY.unpack_from(data, at)
-    return offset, size
-
-
-def _bounded(data: memoryview, at: int, size: int, what: str, name: str) -> memoryview:
-    if at + size > len(data):
-        raise BadSgxMetadata(
-            f"{what} is at {at:#x} with {size:#x} bytes, the record has {len(data):#x}", place=name
+    The directory stands at the same place in every generation, though before SDK 2.24 it was called data.
+    """
+    directory, at, size = data.directory(2)
+    if size != ELRANGE.size or not at:
+        raise data.bad(
+            "dirs[2].size", directory + 4, f"{size:#x} bytes at {at:#x}, expected {ELRANGE.size:#x}"
         )
-    return data[at : at + size]
+    image, start, length = ELRANGE.unpack(data.part("dirs[2].offset", directory, at, size))
+    _check_size(data, "elrange_size", at + 16, length)
+    if start % length:
+        raise data.bad(
+            "elrange_start_address", at + 8, f"{start:#x}, expected a multiple of its size {length:#x}"
+        )
+    if image % PAGE or not start <= image or image + enclave_size > start + length:
+        raise data.bad(
+            "enclave_image_address",
+            at,
+            f"{enclave_size:#x} bytes from {image:#x} on, the range has {length:#x} from {start:#x} on",
+        )
+    return image, start, length
 
 
-def _read_patches(data: memoryview, name: str) -> tuple[Patch, ...]:
-    at, size = _directory(data, 0)
-    if size % PATCH.size or size // PATCH.size > _MAX_PATCHES:
-        raise BadSgxMetadata(f"a patch table of {size:#x} bytes", place=name)
-    table = _bounded(data, at, size, "the patch table", name)
-    return tuple(
-        Patch(file_offset=target, content=bytes(_bounded(data, source, length, "a patch", name)))
-        for target, source, length in PATCH.iter_unpack(table)
-    )
+def _read_modules(data: _Region, file_size: int) -> tuple[AppendedModule, ...]:
+    """Read the extension table; of several modules the loader takes the first."""
+    at, table = data.table(3, EXTENSION, _MAX_ENTRIES)
+    found: list[AppendedModule] = []
+    for index, (ident, size, offset, _) in enumerate(EXTENSION.iter_unpack(table)):
+        row, field = at + index * EXTENSION.size, f"extend_table[{index}]"
+        if not size or not offset or ident == IPP_FIPS:
+            continue
+        if ident != SHARED_OBJECT:
+            raise data.bad(f"{field}.entry_id", row, f"an extension of kind {ident:#x} is not known")
+        if size < MODULE.size:
+            raise data.bad(f"{field}.size", row + 4, f"{size} bytes, expected {MODULE.size}")
+        if found:
+            continue
+        start, address, length, _ = MODULE.unpack(data.part(f"{field}.offset", row + 8, offset, MODULE.size))
+        if start + length > file_size:
+            raise data.bad(
+                "file_offset", offset, f"{length:#x} bytes from {start:#x} on, the file has {file_size:#x}"
+            )
+        if address % PAGE or address > _MAX_SIZE:
+            raise data.bad("mem_offset", offset + 8, f"{address:#x}, expected whole pages in the enclave")
+        found.append(AppendedModule(file_offset=start, address=address, size=length))
+    return tuple(found)
 
 
-def _read_layout(data: memoryview, name: str) -> tuple[LayoutEntry, ...]:
-    at, size = _directory(data, 1)
-    if size % ENTRY.size or size // ENTRY.size > _MAX_ENTRIES:
-        raise BadSgxMetadata(f"a layout table of {size:#x} bytes", place=name)
+def _check_size(data: _Region, field: str, at: int, size: int) -> None:
+    if size < 2 * PAGE or size & (size - 1) or size > _MAX_SIZE:
+        raise data.bad(field, at, f"{size:#x}, expected a power of two from 0x2000 on")
+
+
+def _read_patches(data: _Region, file_size: int) -> tuple[Patch, ...]:
+    at, table = data.table(0, PATCH, _MAX_PATCHES)
+    found = []
+    total = 0
+    for index, (target, source, length) in enumerate(PATCH.iter_unpack(table)):
+        row, field = at + index * PATCH.size, f"patch[{index}]"
+        total += length
+        if total > _MAX_PATCHED:
+            raise data.bad(
+                f"{field}.size", row + 12, f"{total:#x} bytes of patches, at most {_MAX_PATCHED:#x} are read"
+            )
+        if target + length > file_size:
+            raise data.bad(
+                f"{field}.dst", row, f"{length:#x} bytes to {target:#x} on, the file has {file_size:#x}"
+            )
+        content = data.part(f"{field}.src", row + 8, source, length)
+        found.append(Patch(file_offset=target, content=bytes(content)))
+    return tuple(found)
+
+
+def _read_layout(data: _Region) -> tuple[LayoutEntry, ...]:
+    at, table = data.table(1, ENTRY, _MAX_ENTRIES)
     found: list[LayoutEntry] = []
-    for entry in ENTRY.iter_unpack(_bounded(data, at, size, "the layout table", name)):
+    for index, entry in enumerate(ENTRY.iter_unpack(table)):
         ident, attributes, page_count, address, content_size, content_offset, flags = entry
+        row, field = at + index * ENTRY.size, f"layout[{index}]"
         if ident & GROUP_BIT:  # {id, entry count, load times, step}
-            if not 0 < attributes <= len(found):
-                raise BadSgxMetadata(
-                    f"layout entry {len(found)} repeats {attributes} entries, {len(found)} stand before it",
-                    place=name,
+            if not 0 < attributes <= index:
+                raise data.bad(
+                    f"{field}.entry_count", row + 2, f"{attributes} entries, {index} stand before it"
                 )
+            if page_count and any(one.repeat for one in found[index - attributes :]):
+                raise data.bad(f"{field}.entry_count", row + 2, "the group repeats another group")
             found.append(LayoutEntry(ident=ident, repeat=(attributes, page_count, address)))
             continue
         content = None
         if content_offset:
-            content = bytes(_bounded(data, content_offset, content_size, "a page's content", name))
+            content = data.part(f"{field}.content_offset", row + 20, content_offset, content_size)
+            if content_size > page_count * PAGE:
+                raise data.bad(
+                    f"{field}.content_size", row + 16, f"{content_size:#x} bytes for {page_count} pages"
+                )
         found.append(
             LayoutEntry(
                 ident=ident,

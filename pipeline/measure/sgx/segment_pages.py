@@ -102,7 +102,9 @@ def segment_label(elf: Elf, segment: Segment) -> str:
     return f"segment {elf.loads.index(segment)} {letters}"
 
 
-def segment_pages(elf: Elf, segment: Segment, file: PatchedFile, *, base: int = 0) -> Iterator[Pages]:
+def segment_pages(
+    elf: Elf, segment: Segment, file: PatchedFile, *, base: int = 0, within: int = 0
+) -> Iterator[Pages]:
     """Give the pages of a loadable segment: zeros in front, the file's bytes, zeros behind; all measured.
 
     Args:
@@ -110,11 +112,12 @@ def segment_pages(elf: Elf, segment: Segment, file: PatchedFile, *, base: int = 
         segment: one of its loadable segments.
         file: its bytes with what is written over them.
         base: where virtual address 0 lies in the enclave.
+        within: where the ELF file begins in the patched one.
     """
     flags, label = secinfo(segment), segment_label(elf, segment)
     at = segment.address & -PAGE
     end = round_up(segment.address + segment.memory_size)
-    offset, left = segment.offset, segment.file_size
+    offset, left = within + segment.offset, segment.file_size
     lead = segment.address - at
     if lead and end > at:
         size = min(PAGE - lead, left)

@@ -69,7 +69,7 @@ CASES = {
     "e_type": Changed().put(16, "<H", 2),
     "lowest segment": Changed().program(0, 16, "<Q", 0x1000),
     "segments overlap": Changed().program(1, 40, "<Q", 0x40000),
-    "p_memsz": Changed().program(2, 40, "<Q", 1 << 60),
+    "p_memsz": Changed().program(2, 40, "<Q", 1 << 50),
     "no permissions": Changed().program(1, 4, "<I", 0),
     "sh_addr: .tdata": Changed().section(".tdata", 16, "<Q", 0x3000),
     "p_filesz": Changed().section(".tdata", 32, "<Q", 1),
