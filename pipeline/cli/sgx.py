@@ -98,6 +98,22 @@ def to_sgxs(
     settings.say(f"{output}: {output.stat().st_size} bytes")
 
 
+@sgx.command(epilog="\b\nExample:\n  rvp sgx pages enclave.signed.so -o enclave.toml")
+@click.argument("enclave", type=FILE)
+@enclave_options
+@OUT
+@click.pass_obj
+def pages(settings: Settings, enclave: Path, options: MeasureOptions, output: Path) -> None:
+    """Write the pages of an enclave as a list.
+
+    A text that `rvp measure` reads back; contents lie beside it with the suffix .pages.
+    """
+    from pipeline.measure.sgx.page_list_writer import write_page_list
+
+    written = write_page_list(lay_out(enclave, options)[0], output)
+    settings.say("\n".join(f"{path}: {path.stat().st_size} bytes" for path in written))
+
+
 @sgx.group(epilog="\b\nExample:\n  rvp sgx key new owner.pem")
 def key() -> None:
     """Make the key of an enclave's owner."""

@@ -111,6 +111,12 @@ def _is_gramine(head: Head) -> bool:
     return head.size_bytes <= MAX_BYTES and looks_like_manifest(read_file(head.path))
 
 
+def _is_page_list(head: Head) -> bool:
+    from pipeline.measure.sgx.page_list import looks_like_page_list
+
+    return _is_text(head) and looks_like_page_list(head.start)
+
+
 def _is_text(head: Head) -> bool:
     return bool(head.start) and not _CONTROLS.search(head.start)
 
@@ -162,6 +168,13 @@ FORMATS: Final[tuple[Format, ...]] = (
         title="Gramine enclave (manifest)",
         recognises=_is_gramine,
         lay_out="pipeline.measure.sgx.gramine:lay_out_gramine",
+    ),
+    Format(
+        name="page-list",
+        tee="sgx",
+        title="Intel SGX enclave (page list)",
+        recognises=_is_page_list,
+        lay_out="pipeline.measure.sgx.page_list:lay_out_page_list",
     ),
     Format(
         name="oci-layout",

@@ -215,6 +215,40 @@ def sigstruct(data: bytes) -> None:
     _measured(data, ".sig")
 
 
+def gramine_manifest(data: bytes) -> None:
+    """A Gramine manifest: never anything but RvpError; what is laid out has its pages inside the enclave."""
+    _gramine(data, _libpals()[0])
+
+
+def gramine_libpal(data: bytes) -> None:
+    """A libpal.so: never anything but RvpError; what is laid out has its pages inside the enclave."""
+    _gramine(_manifests()[0], data)
+
+
+def _gramine(manifest: bytes, libpal: bytes) -> None:
+    from pipeline.measure.sgx.enclave_image import PAGE, Pages
+    from pipeline.measure.sgx.gramine import lay_out_manifest
+
+    with only_our_errors():
+        image = lay_out_manifest(manifest, memoryview(libpal)).image
+        for part in image.parts:
+            assert isinstance(part, Pages)
+            assert 0 <= part.address <= part.address + part.count * PAGE <= image.size_bytes
+
+
+def page_list(data: bytes) -> None:
+    """A page list: never anything but RvpError; its pages do not overlap."""
+    from pipeline.measure.sgx.enclave_image import PAGE, Pages
+    from pipeline.measure.sgx.page_list import read_page_list
+
+    with only_our_errors():
+        parts = [part for part in read_page_list(data).image.parts if isinstance(part, Pages)]
+        end = 0
+        for part in sorted(parts, key=lambda one: one.address):
+            assert part.address >= end
+            end = part.address + part.count * PAGE
+
+
 def image(data: bytes) -> None:
     """A container image in an archive: never anything but RvpError."""
     _measured(data, ".tar")
@@ -253,6 +287,30 @@ def _streams() -> list[bytes]:
     parts = [Pages(address=0, count=2, flags=0x205, content=b"\x90" * PAGE * 2, label="code"),
              Pages(address=2 * PAGE, count=1, flags=0x203, content=b"", label="bare")]  # fmt: skip
     return [bytes(write_sgxs(EnclaveImage(size_bytes=4 * PAGE, ssa_frame_size=1, parts=parts)))]
+
+
+def _manifests() -> list[bytes]:
+    from tests.fakes.libpal import manifest
+
+    return [manifest(enclave_size="2M", max_threads=1), manifest(loader="insecure__x = true", debug=True)]
+
+
+def _libpals() -> list[bytes]:
+    from tests.fakes.libpal import USUAL, libpal
+
+    return [libpal(USUAL[:2]), libpal()]
+
+
+def _page_lists() -> list[bytes]:
+    head = b'schema = "rvp/enclave-pages/v1"\nsize = 0x20000\nssa_frame_size = 1\n'
+    tcs = b"tcs = { ossa = 0x4000, nssa = 2, entry = 16, fs_limit = 0xfff, gs_limit = 0xfff }\n"
+    return [
+        head
+        + b'[[run]]\naddress = 0x1000\npages = 2\naccess = "r-x"\nfill = "cc"\nlabel = "code"\n'
+        + b'[[run]]\naddress = 0x3000\npages = 1\naccess = "tcs"\n' + tcs
+        + b'[[run]]\naddress = 0x5000\npages = 3\naccess = "rw-"\nmeasured = false\n'
+        + b'[[run]]\naddress = 0x5100\nchunks = 2\nhex = "c0ffee"\n'
+    ]  # fmt: skip
 
 
 def _images() -> list[bytes]:
@@ -299,6 +357,9 @@ SEEDS: dict[str, list[bytes]] = {
     "lock": [(EXAMPLE / "rvp.lock").read_bytes()],
     "enclave": _enclaves(),
     "sgxs": _streams(),
+    "gramine_manifest": _manifests(),
+    "gramine_libpal": _libpals(),
+    "page_list": _page_lists(),
     "sigstruct": [(EXAMPLE / "keyservice.sig").read_bytes()],
     "image": _images(),
 }
