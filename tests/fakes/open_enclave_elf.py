@@ -5,6 +5,8 @@ Their code is not meant to run; what a loader reads is where a linker would put 
     r--  headers, .dynsym, .dynstr, .rela.dyn, .rela.plt, .oeinfo
     r-x  code
     rw-  .tdata, .dynamic, .data, and .bss behind the file's bytes
+
+`.symtab` names the same symbols, and `_DYNAMIC`: early loaders looked there.
 """
 
 from __future__ import annotations
@@ -174,6 +176,15 @@ def open_enclave_elf(
     section(
         ".dynamic", 6, data_address + dynamic_at, data_at + dynamic_at, 16 * len(dynamic), link=2, entry=16
     )
+    section(".text", 1, code_at, code_at, len(code))
+    while len(body) % 8:
+        body.append(0)
+    table.append(struct.pack("<IBBHQQ", len(names), 0x11, 0, 1, data_address + dynamic_at, 0))
+    all_names = names + b"_DYNAMIC\0"
+    everything = b"".join(table)
+    section(".symtab", 2, 0, len(body), len(everything), link=len(rows) + 1, entry=24)
+    section(".strtab", 3, 0, len(body) + len(everything), len(all_names))
+    body += everything + all_names
     section(".shstrtab", 3, 0, 0, 0)
     while len(body) % 8:
         body.append(0)

@@ -1,4 +1,4 @@
-"""From an Open Enclave file to the pages that its loader adds.
+"""From an Open Enclave file to the enclave that its loader makes.
 
     ECREATE; the segments of the image, of a module linked into it; the relocation table (read only);
     [what Edgeless RT calls the payload's data]; the heap, added and not measured;
@@ -15,37 +15,26 @@ Source: Open Enclave, `create.c`, releases 0.5 to 0.19.
 
 from __future__ import annotations
 
-import struct
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
 
 import msgspec
 
 from pipeline.measure.measured import MeasureOptions
 from pipeline.measure.sgx.elf import Elf, map_file
 from pipeline.measure.sgx.enclave import Enclave, MappedElf
-from pipeline.measure.sgx.enclave_image import (
-    PAGE,
-    SECINFO_R,
-    SECINFO_REG,
-    SECINFO_TCS,
-    SECINFO_W,
-    SECINFO_X,
-    Bytes,
-    EnclaveImage,
-    Pages,
-)
-from pipeline.measure.sgx.hashing import HEADER, MEASURED_PAGE, mrenclave
+from pipeline.measure.sgx.enclave_image import PAGE, Bytes, EnclaveImage, Pages
+from pipeline.measure.sgx.hashing import mrenclave
 from pipeline.measure.sgx.open_enclave_image import LoadedImage
 from pipeline.measure.sgx.open_enclave_link import (
+    WITH_TLS,
     describe_module,
+    is_linked,
     link_images,
     needed_module,
     place_images,
 )
+from pipeline.measure.sgx.open_enclave_pages import CONTROL_PAGES, enclave_pages, power_of_two, sizes_of
 from pipeline.measure.sgx.open_enclave_properties import (
-    EXECUTABLE_HEAP,
     GENERATIONS,
     IMAGE_INFO,
     BadOpenEnclave,
@@ -53,17 +42,9 @@ from pipeline.measure.sgx.open_enclave_properties import (
     Properties,
     read_properties,
 )
-from pipeline.measure.sgx.segment_pages import ZERO_PAGE, round_up
+from pipeline.measure.sgx.segment_pages import round_up
 from pipeline.measure.sgx.sigstruct import SIGSTRUCT_SIZE, Sigstruct
 from provenance.claims import Check
-
-CONTROL_PAGES: Final = 4  # TCS, two SSA frames, a guard
-_OLD_CONTROL_PAGES: Final = 6
-_STACK_PAGE: Final = b"\xcc" * PAGE
-_RW: Final = SECINFO_REG | SECINFO_R | SECINFO_W
-_TCS: Final = struct.Struct("<QQQIIQQQQII")
-_MAX_ENCLAVE: Final = 1 << 46
-_MAX_STREAM: Final = 64 << 30
 
 
 class Parts(msgspec.Struct, frozen=True, kw_only=True):
@@ -72,16 +53,16 @@ class Parts(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         path: the file of the main image.
         main: the image whose `.oeinfo` and symbols the loader fills.
-        modules: what is linked into it, in order.
-        payload: bytes that follow the relocation table, measured and read only.
         properties: what is measured as the main image's `.oeinfo`.
+        program: an image that Edgeless RT links in first; its `.oeinfo` holds the same properties.
+        payload: bytes that follow the relocation table, measured and read only.
     """
 
     path: Path
     main: Elf
-    modules: tuple[Elf, ...] = ()
-    payload: Bytes = b""
     properties: Properties
+    program: Elf | None = None
+    payload: Bytes = b""
 
 
 def lay_out_open_enclave(path: Path, options: MeasureOptions) -> tuple[Enclave, ...]:
@@ -109,46 +90,37 @@ def properties_of(elf: Elf) -> Properties:
     return read_properties(data, place=f"{elf.name}: byte {section.offset:#x}")
 
 
-def generations_of(main: Elf, properties: Properties, wanted: str = "") -> tuple[Generation, ...]:
+def generations_of(parts: Parts, wanted: str = "") -> tuple[Generation, ...]:
     """Name the releases whose loader could have laid out a file, the newest first.
 
     Args:
-        main: the file.
-        properties: of the enclave.
+        parts: of the enclave.
         wanted: a release; only what it does is then given.
 
     Raises:
         BadOpenEnclave: RVP-5030.
     """
-    known = [one for one in GENERATIONS if one.size == properties.size]
+    known = [one for one in GENERATIONS if one.size == parts.properties.size]
     if wanted:
         version = _version(wanted)
         before = [one for one in known if _version(one.name) <= version]
         if not before:
-            names = ", ".join(one.name for one in known)
             raise BadOpenEnclave(
-                f"release {wanted} has no properties of {properties.size} bytes",
-                place=main.name,
-                hint=f"known for this file: {names} (and later ones up to the next)",
+                f"release {wanted} has no properties of {parts.properties.size} bytes",
+                place=str(parts.path),
+                hint=f"known for this file: {', '.join(one.title for one in known)}",
             )
         return (before[0],)
-    image = LoadedImage(main)
+    image = LoadedImage(parts.main)
     with_modules = "_module_info" in image.symbols
     with_tls = "_td_from_tcs_offset" in image.symbols
     fit = [one for one in known if one.joins_plt == with_modules and one.tls_pages == with_tls] or known
-    return tuple(
-        one
-        for index, one in enumerate(fit)
-        if not any(_differ_in_tls_alone(one, newer) and _same_tls(image, one, newer) for newer in fit[:index])
-    )
-
-
-def _differ_in_tls_alone(one: Generation, other: Generation) -> bool:
-    return one.tls_align_from_header != other.tls_align_from_header and one.size == other.size
-
-
-def _same_tls(image: LoadedImage, one: Generation, other: Generation) -> bool:
-    return image.tls_sizes(one) == image.tls_sizes(other)
+    different: dict[object, Generation] = {}
+    for one in fit:
+        key = _what_matters(one, image, parts)
+        newest = different.get(key, one)
+        different[key] = msgspec.structs.replace(newest, name=one.name)
+    return tuple(different.values())
 
 
 def _version(text: str) -> tuple[int, ...]:
@@ -156,6 +128,22 @@ def _version(text: str) -> tuple[int, ...]:
     if all(part.isascii() and part.isdigit() and len(part) < 6 for part in parts):
         return tuple(int(part) for part in parts)
     return ()
+
+
+def _what_matters(generation: Generation, image: LoadedImage, parts: Parts) -> tuple[object, ...]:
+    """Give what a release's layout of this file depends on: equal for two, they lay it out equally."""
+    linked = parts.program is not None or is_linked(image)
+    programs = [image] if parts.program is None else [image, LoadedImage(parts.program)]
+    return (
+        generation.clears_section_table,
+        generation.joins_plt,
+        generation.relocates_got and linked,
+        tuple(one.tls_sizes(generation) for one in programs),
+        generation.tls_pages,
+        generation.fixed_size,
+        generation.records_end,
+        generation.gs_before_fs,
+    )
 
 
 def choose_layout(parts: Parts, wanted: str = "") -> Enclave:
@@ -166,17 +154,16 @@ def choose_layout(parts: Parts, wanted: str = "") -> Enclave:
 
     Cost: one hash for each candidate, and none when there is only one.
     """
-    candidates = [
-        (one, lay_out_as(parts, one)) for one in generations_of(parts.main, parts.properties, wanted)
-    ]
+    candidates = [(one, lay_out_as(parts, one)) for one in generations_of(parts, wanted)]
     signed = Sigstruct(parts.properties.sigstruct)
     if len(candidates) > 1 and not signed.is_empty:
         for _, enclave in candidates:
             if mrenclave(enclave.image) == signed.mrenclave:
                 return enclave
+    first = candidates[0][1]
     if len(candidates) > 1 and signed.is_empty:
-        return msgspec.structs.replace(candidates[0][1], checks=(_guess(candidates),))
-    return candidates[0][1]
+        return msgspec.structs.replace(first, checks=(*first.checks, _guess(candidates)))
+    return first
 
 
 def _guess(candidates: list[tuple[Generation, Enclave]]) -> Check:
@@ -200,60 +187,55 @@ def lay_out_as(parts: Parts, generation: Generation) -> Enclave:
     main = LoadedImage(parts.main)
     if not parts.main.entry:
         main.bad("e_entry: no entry point", 24)
-    modules = [LoadedImage(one) for one in parts.modules]
-    if generation.joins_plt and (not modules or _takes_two(main)):
-        needed = needed_module(parts.path, main)
-        modules += [needed] if needed is not None else []
-    images = (main, *modules)
+    images = (main, *_modules(main, parts, generation))
     image_size = place_images(images)
     relocations = link_images(images, generation)
     tls = round_up(main.tls_bytes(generation)) // PAGE if generation.tls_pages else 1
-    properties = parts.properties
-    payload_size = round_up(len(parts.payload))
-    threads_at = _check_size(parts, generation, image_size + len(relocations) + payload_size, tls)
-    used, enclave_size = threads_at
-    heap_at = image_size + len(relocations) + payload_size
+    properties, start = parts.properties, parts.properties.start
+    heap_at = image_size + len(relocations) + round_up(len(parts.payload))
+    used, enclave_size = sizes_of(properties, generation, heap_at, tls, str(parts.path))
     info = IMAGE_INFO.pack(
-        main.info_section.address,
-        properties.size,
-        image_size,
-        len(relocations),
-        heap_at,
+        *(main.info_section.address, properties.size, image_size, len(relocations), heap_at),
         used if generation.records_end else enclave_size,
     )
-    _patch(main, parts, generation, info, tls)
-    for index, module in enumerate(modules):
-        describe_module(main, module, index, len(parts.payload) if index == 0 else 0)
-        if index == 0 and parts.modules:
-            _blank_copy(module, properties)
-    start = properties.start
-    size = _power_of_two(used + start) if start else enclave_size
-    runs = [*_pages(images, relocations, parts, heap_at, generation, tls)]
-    if start:
-        runs = [
-            Pages(
-                address=run.address + start,
-                count=run.count,
-                flags=run.flags,
-                content=run.content,
-                label=run.label,
-            )
-            for run in runs
-        ]
+    _patch(main, properties, generation, info, tls)
+    for index, module in enumerate(images[1:]):
+        is_program = index == 0 and parts.program is not None
+        describe_module(main, module, index, len(parts.payload) if is_program else 0, generation)
+        if is_program:
+            blank = msgspec.structs.replace(properties, sigstruct=bytes(SIGSTRUCT_SIZE))
+            module.write(module.info_section.address, blank.encode(), module.info_section.name)
+    runs = tuple(enclave_pages(images, relocations, parts.payload, properties, generation, tls))
     return Enclave(
         layout=f"Open Enclave {generation.title}",
-        image=EnclaveImage(size_bytes=size, ssa_frame_size=1, parts=tuple(runs)),
-        sigstruct=None
-        if not any(properties.sigstruct)
-        else Sigstruct(properties.sigstruct, name=str(parts.path)),
+        image=EnclaveImage(
+            size_bytes=power_of_two(used + start) if start else enclave_size,
+            ssa_frame_size=1,
+            parts=tuple(_moved(run, start) for run in runs) if start else runs,
+        ),
+        sigstruct=Sigstruct(properties.sigstruct, name=str(parts.path))
+        if any(properties.sigstruct)
+        else None,
         elves=tuple(MappedElf(elf=one.elf, base=start + one.base) for one in images),
         facts=_facts(properties, generation, tls),
     )
 
 
-def _takes_two(main: LoadedImage) -> bool:
-    symbol = main.symbols.get("_module_info")
-    return symbol is not None and symbol.size > 72
+def _modules(main: LoadedImage, parts: Parts, generation: Generation) -> list[LoadedImage]:
+    """Load what is linked into the main image: a program, a shared object; both since Edgeless RT 0.5."""
+    modules = [] if parts.program is None else [LoadedImage(parts.program)]
+    info = main.symbols.get("_module_info")
+    takes_two = info is not None and info.size > WITH_TLS
+    if generation.joins_plt and (not modules or takes_two):
+        needed = needed_module(parts.path, main)
+        modules += [] if needed is None else [needed]
+    return modules
+
+
+def _moved(run: Pages, start: int) -> Pages:
+    return Pages(
+        address=run.address + start, count=run.count, flags=run.flags, content=run.content, label=run.label
+    )
 
 
 def _facts(properties: Properties, generation: Generation, tls: int) -> dict[str, str | int]:
@@ -273,52 +255,9 @@ def _facts(properties: Properties, generation: Generation, tls: int) -> dict[str
     return facts
 
 
-def _power_of_two(size: int) -> int:
-    return 1 << (size - 1).bit_length()
-
-
-def _check_size(parts: Parts, generation: Generation, before_heap: int, tls: int) -> tuple[int, int]:
-    """Bound every count; return the bytes that are used and the enclave's size."""
-    properties = parts.properties
-
-    def bad(field: str, value: int, limit: int) -> None:
-        raise BadOpenEnclave(f"{field}: {value}, at most {limit}", place=str(parts.path))
-
-    pages = _MAX_ENCLAVE // PAGE
-    for field, value, limit in (
-        ("num_heap_pages", properties.heap_pages, pages),
-        ("num_stack_pages", properties.stack_pages, pages),
-        ("num_tcs", properties.threads, 4096),
-        ("start_address", properties.start, _MAX_ENCLAVE),
-    ):
-        if value > limit:
-            bad(field, value, limit)
-    if properties.start % PAGE:
-        raise BadOpenEnclave(
-            f"start_address: {properties.start:#x} lies inside a page", place=str(parts.path)
-        )
-    control = _OLD_CONTROL_PAGES if generation.fixed_size else CONTROL_PAGES + 1 + tls
-    thread = properties.stack_pages + 2 + control
-    added = properties.stack_pages + 2 + CONTROL_PAGES + 1 + tls
-    used = before_heap + (properties.heap_pages + properties.threads * thread) * PAGE
-    size = _power_of_two(used)
-    if max(used, size) + properties.start > _MAX_ENCLAVE:
-        bad("the enclave's size", used, _MAX_ENCLAVE)
-    if before_heap + (properties.heap_pages + properties.threads * added) * PAGE > size:
-        raise BadOpenEnclave("the threads do not fit into the enclave", place=str(parts.path))
-    stream = (
-        before_heap // PAGE * MEASURED_PAGE
-        + properties.heap_pages * HEADER
-        + properties.threads * added * MEASURED_PAGE
-    )
-    if stream > _MAX_STREAM:
-        bad("bytes to hash", stream, _MAX_STREAM)
-    return used, size
-
-
-def _patch(main: LoadedImage, parts: Parts, generation: Generation, info: bytes, tls: int) -> None:
+def _patch(main: LoadedImage, before: Properties, generation: Generation, info: bytes, tls: int) -> None:
     """Write into the main image what the loader writes."""
-    properties = msgspec.structs.replace(parts.properties, image_info=info, sigstruct=bytes(SIGSTRUCT_SIZE))
+    properties = msgspec.structs.replace(before, image_info=info, sigstruct=bytes(SIGSTRUCT_SIZE))
     section = main.info_section
     _, _, reloc_at, reloc_size, _, _ = IMAGE_INFO.unpack(info)
     if generation.clears_section_table:
@@ -345,75 +284,3 @@ def _patch(main: LoadedImage, parts: Parts, generation: Generation, info: bytes,
         optional += [("_tbss_size", zeros), ("_tbss_align", zeros_align)]
     for name, value in optional:
         main.set_symbol(name, value, exported=exported)
-
-
-def _blank_copy(payload: LoadedImage, properties: Properties) -> None:
-    """The payload's own `.oeinfo` holds the same properties; its SIGSTRUCT is zero when measured."""
-    section = payload.info_section
-    content = msgspec.structs.replace(properties, sigstruct=bytes(SIGSTRUCT_SIZE)).encode()
-    payload.write(section.address, content, section.name)
-
-
-def _pages(
-    images: tuple[LoadedImage, ...],
-    relocations: bytes,
-    parts: Parts,
-    heap_at: int,
-    generation: Generation,
-    tls: int,
-) -> Iterator[Pages]:
-    for index, image in enumerate(images):
-        for run in image.pages():
-            label = run.label if index == 0 else f"module {index}: {run.label}"
-            yield Pages(
-                address=run.address, count=run.count, flags=run.flags, content=run.content, label=label
-            )
-    at = heap_at - round_up(len(parts.payload)) - len(relocations)
-    read_only = SECINFO_REG | SECINFO_R
-    if relocations:
-        count = len(relocations) // PAGE
-        yield Pages(address=at, count=count, flags=read_only, content=relocations, label="relocations")
-        at += len(relocations)
-    whole = len(parts.payload) // PAGE
-    if whole:
-        content = parts.payload[: whole * PAGE]
-        yield Pages(address=at, count=whole, flags=read_only, content=content, label="payload data")
-    if len(parts.payload) % PAGE:
-        content = bytes(parts.payload[whole * PAGE :]).ljust(PAGE, b"\0")
-        yield Pages(
-            address=at + whole * PAGE, count=1, flags=read_only, content=content, label="payload data"
-        )
-    properties = parts.properties
-    heap_flags = _RW | (SECINFO_X if properties.flags & EXECUTABLE_HEAP else 0)
-    if properties.heap_pages:
-        yield Pages(address=heap_at, count=properties.heap_pages, flags=heap_flags, label="heap")
-    at = heap_at + properties.heap_pages * PAGE
-    for thread in range(properties.threads):
-        at += PAGE
-        if properties.stack_pages:
-            yield Pages(
-                address=at,
-                count=properties.stack_pages,
-                flags=_RW,
-                content=_STACK_PAGE,
-                label=f"stack {thread}",
-            )
-        at += (properties.stack_pages + 1) * PAGE
-        tcs = _tcs(properties.start, at, parts.main.entry, generation, tls)
-        yield Pages(address=at, count=1, flags=SECINFO_TCS, content=tcs, label=f"TCS {thread}")
-        yield Pages(address=at + PAGE, count=2, flags=_RW, content=ZERO_PAGE, label=f"SSA {thread}")
-        at += CONTROL_PAGES * PAGE
-        if tls:
-            label = f"thread-local storage {thread}"
-            yield Pages(address=at, count=tls, flags=_RW, content=ZERO_PAGE, label=label)
-        at += tls * PAGE
-        yield Pages(address=at, count=1, flags=_RW, content=ZERO_PAGE, label=f"thread data {thread}")
-        at += PAGE
-
-
-def _tcs(start: int, at: int, entry: int, generation: Generation, tls: int) -> bytes:
-    fs = start + at + (tls + CONTROL_PAGES) * PAGE
-    gs = start + at + CONTROL_PAGES * PAGE if generation.gs_before_fs else fs
-    limits = (0xFFFFFFFF, 0xFFFFFFFF)
-    tcs = _TCS.pack(0, 0, start + at + PAGE, 0, 2, start + entry, 0, fs, gs, *limits)
-    return tcs.ljust(PAGE, b"\0")

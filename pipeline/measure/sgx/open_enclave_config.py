@@ -43,7 +43,6 @@ _MAX_BYTES: Final = 1 << 16
 _UNSET_16: Final = 0xFFFF
 _MAX_64: Final = (1 << 64) - 1
 _UUID_LETTERS: Final = 36
-_KEEPS_OLD_FLAGS: Final = frozenset({"0.13", "0.16"})  # releases whose signer clears neither ids nor KSS
 
 
 class BadOpenEnclaveConfig(SpecError):
@@ -176,16 +175,15 @@ def merge(properties: Properties, conf: Conf, generation: Generation, *, name: s
             bad(f"Open Enclave {generation.title} has no {key}")
     attributes = _bit(properties.attributes, DEBUG, conf.debug)
     has_id = conf.family_id is not None or conf.extended_product_id is not None
-    keeps = generation.name in _KEEPS_OLD_FLAGS
     if properties.has_ids:
-        attributes = _bit(attributes, KSS, 1 if has_id else (None if keeps else 0))
+        attributes = _bit(attributes, KSS, 1 if has_id else (None if generation.keeps_kss else 0))
     flags = properties.flags
     if _has_flags(generation):
         flags = _bit(flags, CAPTURE_PF_GP, conf.capture_pf_gp or 0)
     if properties.has_start_address:
         flags = _bit(flags, ZERO_BASE, conf.zero_base or 0)
     flags = _bit(flags, EXECUTABLE_HEAP, conf.executable_heap)
-    no_id = b"" if keeps else bytes(16)
+    no_id = b"" if generation.keeps_ids else bytes(16)
     merged = msgspec.structs.replace(
         properties,
         attributes=attributes,

@@ -31,9 +31,11 @@ if TYPE_CHECKING:
 
 _DYNAMIC: Final = struct.Struct("<QQ")
 _DT_NEEDED, _DT_STRTAB, _DT_RPATH, _DT_RUNPATH = 1, 5, 15, 29
-# DT_PLTGOT, DT_STRTAB, DT_SYMTAB, DT_RELA, DT_GNU_HASH, DT_VERSYM
-_DYNAMIC_ADDRESSES: Final = frozenset({3, 5, 6, 7, 0x6FFFFEF5, 0x6FFFFFF0})
+# DT_STRTAB, DT_SYMTAB, DT_RELA, DT_GNU_HASH, DT_VERSYM
+_DYNAMIC_ADDRESSES: Final = frozenset({5, 6, 7, 0x6FFFFEF5, 0x6FFFFFF0})
+_DT_PLTGOT: Final = 3
 _WORD: Final = 1 << 64
+WITH_TLS: Final = 72  # bytes of a record of Edgeless RT's `_module_info`; two of them: since 0.5
 
 
 class MissingModule(UsageError):
@@ -53,6 +55,11 @@ def place_images(images: tuple[LoadedImage, ...]) -> int:
         image.base = at
         at += image.size
     return at
+
+
+def is_linked(image: LoadedImage) -> bool:
+    """Tell whether an enclave needs a shared object."""
+    return any(tag == _DT_NEEDED for tag, _ in _dynamic(image))
 
 
 def needed_module(path: Path, image: LoadedImage) -> LoadedImage | None:
@@ -111,7 +118,7 @@ def link_images(images: tuple[LoadedImage, ...], generation: Generation) -> byte
         _resolve(main, tables[0], tuple(modules))
         for module, table in zip(modules, tables[1:], strict=True):
             _resolve(module, table, (main,))
-            parts += [table, _dynamic_relocations(module)]
+            parts += [table, _dynamic_relocations(module, generation)]
     raw = b"".join(one.astype("<i8").tobytes() for one in parts)
     return raw + bytes(-len(raw) % PAGE)
 
@@ -137,15 +144,16 @@ def _resolve(image: LoadedImage, table: npt.NDArray[np.int64], others: tuple[Loa
                 raise BadOpenEnclave(f"the symbol {name} is defined nowhere", place=image.elf.name)
 
 
-def _dynamic_relocations(module: LoadedImage) -> npt.NDArray[np.int64]:
+def _dynamic_relocations(module: LoadedImage, generation: Generation) -> npt.NDArray[np.int64]:
     import numpy as np
 
     section = module.section(".dynamic")
     rows: list[tuple[int, int, int]] = []
+    wanted = _DYNAMIC_ADDRESSES | ({_DT_PLTGOT} if generation.relocates_got else set())
     for index, (tag, value) in enumerate(_dynamic(module)):
         if tag == 0:
             break
-        if tag in _DYNAMIC_ADDRESSES and section is not None:
+        if tag in wanted and section is not None:
             at = section.address + index * _DYNAMIC.size + 8 + module.base
             rows.append((_signed(at), R_RELATIVE, _signed(value + module.base)))
     if not rows:
@@ -158,7 +166,9 @@ def _signed(value: int) -> int:
     return value - _WORD if value >> 63 else value
 
 
-def describe_module(main: LoadedImage, module: LoadedImage, index: int, payload_bytes: int) -> None:
+def describe_module(
+    main: LoadedImage, module: LoadedImage, index: int, payload_bytes: int, generation: Generation
+) -> None:
     """Tell the enclave where a module lies, as the loader does: in its `_module_info`.
 
     Open Enclave has one record of five numbers; Edgeless RT added the payload's size, later its thread-local
@@ -170,23 +180,21 @@ def describe_module(main: LoadedImage, module: LoadedImage, index: int, payload_
     symbol = main.symbols.get("_module_info")
     if symbol is None:
         raise BadOpenEnclave("no symbol _module_info: it cannot have a module", place=main.elf.name)
-    record = symbol.size // 2 if symbol.size > _MODULE_WITH_TLS else symbol.size
+    record = min(symbol.size, WITH_TLS)
     numbers = [module.base]
     for name in (".init_array", ".fini_array"):
         section = next((one for one in module.elf.sections if one.name == name), None)
         numbers += [module.base + section.address, section.size] if section else [0, 0]
     numbers.append(payload_bytes)
-    data = module.section(".tdata")
-    bss = module.section(".tbss")
-    if data is not None and data.size:
-        size = sum(_aligned(one.size, one.align) for one in (data, bss) if one is not None)
-        numbers += [data.address, data.size, size]
+    (address, size, _), _ = module.tls_sizes(generation)
+    tls = module.tls_bytes(generation)
+    if record == WITH_TLS:
+        reserved = main.symbols.get("ert_reserved_tls")
+        if tls > (reserved.size if reserved else 0):
+            raise BadOpenEnclave(
+                f"needs {tls} bytes of thread-local storage, {main.elf.name} reserves less",
+                place=module.elf.name,
+            )
+        numbers += [address, size, tls] if size else []
     content = struct.pack(f"<{len(numbers)}Q", *(one % _WORD for one in numbers))[:record]
     main.write(symbol.value + index * record, content, "_module_info")
-
-
-_MODULE_WITH_TLS: Final = 72
-
-
-def _aligned(size: int, align: int) -> int:
-    return -(-size // align) * align if align else size

@@ -51,10 +51,11 @@ class Generation(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         name: the first release.
-        title: all of them, in words.
+        last: the last one.
         size: of the properties in bytes.
         clears_section_table: the ELF header's three fields about sections are zero when measured.
         joins_plt: `.rela.plt` follows `.rela.dyn`; one more module may be linked in.
+        relocates_got: a module's DT_PLTGOT gets a relocation as its other addresses do.
         tls_align_from_header: the alignment of `.tdata` is that of the program header.
         tls_pages: thread-local pages grow with the file; before that there was one.
         fixed_size: the size of a thread is always counted as 6 control pages.
@@ -63,13 +64,17 @@ class Generation(msgspec.Struct, frozen=True, kw_only=True):
         max_threads: more are refused.
         flags_mask: of ATTRIBUTES in SIGSTRUCT.
         xfrm_mask: of XFRM in SIGSTRUCT.
+        id_bytes: how many bytes of family id and extended product id reach the SIGSTRUCT.
+        keeps_ids: ids that the enclave has stay when the `.conf` gives none.
+        keeps_kss: so does the attribute KSS.
     """
 
     name: str
-    title: str
+    last: str
     size: int
     clears_section_table: bool = False
     joins_plt: bool = False
+    relocates_got: bool = False
     tls_align_from_header: bool = False
     tls_pages: bool = True
     fixed_size: bool = False
@@ -78,12 +83,31 @@ class Generation(msgspec.Struct, frozen=True, kw_only=True):
     max_threads: int = 32
     flags_mask: int = 0xFFFFFFFFFFFFFFFB
     xfrm_mask: int = 0xFFFFFFFFFFFFFF1B
+    id_bytes: int = 16
+    keeps_ids: bool = False
+    keeps_kss: bool = False
+
+    @property
+    def title(self) -> str:
+        """The releases in words."""
+        return self.name if self.name == self.last else f"{self.name} to {self.last}"
 
 
 GENERATIONS: Final = (  # the newest first
     Generation(
+        name="0.18",
+        last="0.19",
+        size=1960,
+        joins_plt=True,
+        relocates_got=True,
+        tls_align_from_header=True,
+        max_threads=1024,
+        flags_mask=0xFFFFFFFFFFFFFF7B,
+    ),
+    Generation(
         name="0.17.7",
-        title="0.17 to 0.19",
+        keeps_ids=True,
+        last="0.17.7",
         size=1960,
         joins_plt=True,
         tls_align_from_header=True,
@@ -91,16 +115,26 @@ GENERATIONS: Final = (  # the newest first
         flags_mask=0xFFFFFFFFFFFFFF7B,
     ),
     Generation(
-        name="0.17.1", title="0.17.1 to 0.17.6", size=1960, joins_plt=True, flags_mask=0xFFFFFFFFFFFFFF7B
+        name="0.17.1", keeps_ids=True, last="0.17.6", size=1960, joins_plt=True, flags_mask=0xFFFFFFFFFFFFFF7B
     ),
-    Generation(name="0.17", title="0.17.0", size=1952, joins_plt=True, flags_mask=0xFFFFFFFFFFFFFF7B),
-    Generation(name="0.16", title="0.16", size=1952, joins_plt=True),
-    Generation(name="0.13", title="0.13 to 0.15", size=1952, clears_section_table=True),
-    Generation(name="0.12", title="0.12", size=1920, clears_section_table=True),
-    Generation(name="0.11", title="0.11", size=1920, clears_section_table=True, fixed_size=True),
+    Generation(
+        name="0.17", keeps_ids=True, last="0.17.0", size=1952, joins_plt=True, flags_mask=0xFFFFFFFFFFFFFF7B
+    ),
+    Generation(name="0.16", keeps_ids=True, keeps_kss=True, last="0.16", size=1952, joins_plt=True),
+    Generation(
+        name="0.13",
+        keeps_ids=True,
+        keeps_kss=True,
+        last="0.15",
+        size=1952,
+        clears_section_table=True,
+        id_bytes=1,
+    ),
+    Generation(name="0.12", last="0.12", size=1920, clears_section_table=True),
+    Generation(name="0.11", last="0.11", size=1920, clears_section_table=True, fixed_size=True),
     Generation(
         name="0.10",
-        title="0.10",
+        last="0.10",
         size=1920,
         clears_section_table=True,
         tls_pages=False,
@@ -109,7 +143,7 @@ GENERATIONS: Final = (  # the newest first
     ),
     Generation(
         name="0.8",
-        title="0.8 to 0.9",
+        last="0.9",
         size=1920,
         clears_section_table=True,
         tls_pages=False,
@@ -119,7 +153,7 @@ GENERATIONS: Final = (  # the newest first
     ),
     Generation(
         name="0.5",
-        title="0.5 to 0.7",
+        last="0.7",
         size=1920,
         clears_section_table=True,
         tls_pages=False,

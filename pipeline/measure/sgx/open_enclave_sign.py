@@ -62,11 +62,12 @@ def lay_out_unsigned_open_enclave(path: Path, options: MeasureOptions) -> Unsign
     conf = read_conf(options.config, name=options.config_name)
     main = Elf(map_file(path), name=str(path))
     before = own_properties(main)
-    generation = generations_of(main, before, options.generation)[0]
+    parts = Parts(path=path, main=main, properties=before)
+    generation = generations_of(parts, options.generation)[0]
     properties = msgspec.structs.replace(
         merge(before, conf, generation, name=options.config_name), sigstruct=bytes(SIGSTRUCT_SIZE)
     )
-    enclave = lay_out_as(Parts(path=path, main=main, properties=properties), generation)
+    enclave = lay_out_as(msgspec.structs.replace(parts, properties=properties), generation)
     fields = fields_of(properties, generation, mrenclave(enclave.image))
 
     def write(signed: Sigstruct | None) -> bytes:
@@ -111,9 +112,14 @@ def fields_of(properties: Properties, generation: Generation, value: bytes) -> S
         attributes_mask=(flags_mask, generation.xfrm_mask),
         miscselect=0,
         miscselect_mask=_MISC_MASK & ~_EXINFO if capture else _MISC_MASK,
-        isvextprodid=properties.extended_product_id if has_kss else bytes(16),
-        isvfamilyid=properties.family_id if has_kss else bytes(16),
+        isvextprodid=_id(properties.extended_product_id, generation) if has_kss else bytes(16),
+        isvfamilyid=_id(properties.family_id, generation) if has_kss else bytes(16),
     )
+
+
+def _id(value: bytes, generation: Generation) -> bytes:
+    """Give an id as a release's signer copies it: early ones copied its first byte alone."""
+    return value[: generation.id_bytes].ljust(16, b"\0")
 
 
 def with_properties(
