@@ -91,6 +91,7 @@ class SigstructFields(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         date: year, month, day; written in BCD.
         vendor: 0x8086 for Intel, 0 for others.
+        header_type: bit 31 says that this is a debug release.
         attributes: flags and xfrm; the bits under `attributes_mask` are required of the platform.
     """
 
@@ -108,6 +109,7 @@ class SigstructFields(msgspec.Struct, frozen=True, kw_only=True):
     swdefined: int = 0
     cet_attributes: int = 0
     cet_attributes_mask: int = 0
+    header_type: int = 0
 
 
 class Sigstruct:
@@ -281,8 +283,7 @@ def to_be_signed(fields: SigstructFields) -> bytes:
         date = int(f"{year:04d}{month:02d}{day:02d}", 16)
         head = (
             HEADER_1
-            + bytes(4)
-            + struct.pack("<II", fields.vendor, date)
+            + struct.pack("<III", fields.header_type, fields.vendor, date)
             + HEADER_2
             + struct.pack("<I", fields.swdefined)
         ).ljust(128, b"\0")
