@@ -12,7 +12,6 @@ Example:
 from __future__ import annotations
 
 import re
-import struct
 from typing import Final, Literal, NoReturn
 
 import msgspec
@@ -117,7 +116,8 @@ def read_config(data: bytes, *, name: str = "") -> EnclaveConfig:
     """Read a configuration, TOML or XML.
 
     Raises:
-        BadEnclaveConfig: RVP-5007; NotWellFormed, UnknownKey, WrongType: RVP-1011, 1013, 1014.
+        BadEnclaveConfig: RVP-5007; BadSdkConfig: RVP-5026; NotWellFormed, UnknownKey, WrongType: RVP-1011,
+            1013, 1014.
     """
     if data.lstrip().startswith(b"<"):
         config = _read_xml(data, name)
@@ -158,61 +158,56 @@ def check_config(config: EnclaveConfig, *, name: str = "") -> None:
             bad(f"{key} needs kss = true")
 
 
-_XML_FIXED: Final = {"HW": 0, "TCSPolicy": 1, "PKRU": 0, "AMX": 0, "EnableIPPFIPS": 0, "UserRegionSize": 0}
+# elements of the SDK's configuration that this packer follows; others may only say what it does anyway
+_FOLLOWED: Final = {
+    "ProdID",
+    "ISVSVN",
+    "TCSNum",
+    "StackMaxSize",
+    "HeapMaxSize",
+    "DisableDebug",
+    "EnableKSS",
+    "ProvisionKey",
+    "EnableAEXNotify",
+    "MiscSelect",
+    "MiscMask",
+    "ISVEXTPRODID_H",
+    "ISVEXTPRODID_L",
+    "ISVFAMILYID_H",
+    "ISVFAMILYID_L",
+}
 
 
 def _read_xml(data: bytes, name: str) -> EnclaveConfig:
-    if len(data) > _MAX_BYTES or b"<!DOCTYPE" in data or b"<!ENTITY" in data:
-        raise BadEnclaveConfig("an XML configuration is small and has no document type", place=name)
-    import xml.etree.ElementTree as ET
+    from pipeline.measure.sgx.sdk_config import read_sdk_config
 
-    try:
-        root = ET.fromstring(data)  # noqa: S314  bounded, without a document type
-    except (ET.ParseError, ValueError, LookupError) as error:
-        raise BadEnclaveConfig(f"not XML: {error}", place=name) from error
-    if root.tag != "EnclaveConfiguration":
-        raise BadEnclaveConfig(f"<{root.tag}>, expected <EnclaveConfiguration>", place=name)
-    values: dict[str, int] = {}
-    for child in root:
-        try:
-            values[child.tag] = int((child.text or "").strip(), 0)
-        except ValueError as error:
-            raise BadEnclaveConfig(f"<{child.tag}> is {child.text!r}, not a number", place=name) from error
-    take = values.pop
-    stack, heap = take("StackMaxSize", 0x40000), take("HeapMaxSize", 0x1000000)
-    threads = take("TCSNum", 1)
+    read = read_sdk_config(data, name=name)
+    stack, heap, threads = read["StackMaxSize"], read["HeapMaxSize"], read["TCSNum"]
     same = {
         "TCSMaxNum": threads,
+        "TCSPolicy": 1,
         "StackMinSize": stack,
         "HeapMinSize": heap,
         "HeapInitSize": heap,
-        **_XML_FIXED,
     }
-
-    def identity(key: str) -> str:
-        high, low = take(f"{key}_H", 0), take(f"{key}_L", 0)
-        try:
-            return struct.pack("<QQ", low, high).hex()
-        except struct.error as error:
-            raise BadEnclaveConfig(f"<{key}_H> or <{key}_L> is not a 64-bit number", place=name) from error
-
-    config = EnclaveConfig(
-        isvprodid=take("ProdID", 0),
-        isvsvn=take("ISVSVN", 0),
+    for element, found in read.written.items():
+        if element not in _FOLLOWED and found.value != same.get(element, 0):
+            raise BadEnclaveConfig(
+                f"<{element}> {found.value:#x} is not what this packer does", place=f"{name}:{found.line}"
+            )
+    fields = read.fields(bytes(32))
+    return EnclaveConfig(
+        isvprodid=fields.isvprodid,
+        isvsvn=fields.isvsvn,
         threads=threads,
         stack=f"{stack}B",
         heap=f"{heap}B",
-        debug=not take("DisableDebug", 0),
-        kss=bool(take("EnableKSS", 0)),
-        provision_key=bool(take("ProvisionKey", 0)),
-        einittoken_key=bool(take("LaunchKey", 0)),
-        aex_notify=bool(take("EnableAEXNotify", 0)),
-        miscselect=take("MiscSelect", 0),
-        miscselect_mask=take("MiscMask", 0xFFFFFFFF),
-        isvextprodid=identity("ISVEXTPRODID"),
-        isvfamilyid=identity("ISVFAMILYID"),
+        debug=not read["DisableDebug"],
+        kss=bool(read["EnableKSS"]),
+        provision_key=bool(read["ProvisionKey"]),
+        aex_notify=bool(read["EnableAEXNotify"]),
+        miscselect=read["MiscSelect"],
+        miscselect_mask=read["MiscMask"],
+        isvextprodid=fields.isvextprodid.hex(),
+        isvfamilyid=fields.isvfamilyid.hex(),
     )
-    for key, value in values.items():
-        if same.get(key) != value:
-            raise BadEnclaveConfig(f"<{key}> {value:#x} is not what this packer does", place=name)
-    return config

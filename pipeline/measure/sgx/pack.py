@@ -38,6 +38,7 @@ from pipeline.measure.sgx.sdk_metadata import (
     MAGIC,
     PATCH,
     SIGSTRUCT_AT,
+    is_laid_out,
     metadata_block,
     read_metadata,
 )
@@ -105,14 +106,9 @@ def lay_out_freestanding(path: Path, options: MeasureOptions) -> Unsigned:
         )
     config = read_config(options.config, name=options.config_name)
     elf = Elf(map_file(path), name=str(path))
-    if _is_laid_out(elf):
+    if is_laid_out(elf):
         return _again(elf, config)
     return _unsigned(path, config)
-
-
-def _is_laid_out(elf: Elf) -> bool:
-    block = metadata_block(elf)
-    return block is not None and any(elf.data[block[0] : block[0] + block[1]])
 
 
 def _again(elf: Elf, config: EnclaveConfig) -> Unsigned:

@@ -1,8 +1,6 @@
 """`Enclave.config.xml`: what an enclave's owner tells the signing tool of Intel's SDK.
 
-One element for each decision, a number in each: decimal, hexadecimal with 0x, or octal with a leading 0, as C
-reads them. Every element may be left out. What an element may hold, and since which release it exists, is one
-table. The reader is strict: no document type, no entities, no attributes, no element twice, nothing unknown.
+Every element may be left out. What an element may hold, and since which release it exists, is one table.
 
 Units: sizes are bytes.
 Source: Intel SGX SDK, `sign_tool.cpp` and `manage_metadata.cpp` of each release.
@@ -15,15 +13,13 @@ Example:
 
 from __future__ import annotations
 
-import re
 import struct
-from collections.abc import Callable
 from typing import Final, NoReturn
-from xml.parsers import expat
 
 import msgspec
 
 from pipeline.measure.sgx.sdk_generation import NEWEST, Generation
+from pipeline.measure.sgx.sdk_xml import BadSdkConfig, Written, read_elements
 from pipeline.measure.sgx.sigstruct import (
     AEXNOTIFY,
     DEBUG,
@@ -33,28 +29,15 @@ from pipeline.measure.sgx.sigstruct import (
     PROVISIONKEY,
     SigstructFields,
 )
-from provenance.errors import SpecError
 
-ROOT: Final = "EnclaveConfiguration"
-_MAX_BYTES: Final = 1 << 16
 _U32: Final = 0xFFFFFFFF
 _ALL: Final = 0xFFFFFFFFFFFFFFFF
 _PAGE: Final = 4096
-_NUMBER: Final = re.compile(r"\s*\+?(0[xX][0-9a-fA-F]+|[0-9]+)", re.ASCII)
 _XFRM_LEGACY: Final = 3  # x87 and SSE are required
 _PKRU: Final = 0x200
 _AMX: Final = 0x60000
 _INTEL: Final = 0x8086
 _SIZE: Final = -1  # as much as the generation allows
-
-
-class BadSdkConfig(SpecError):
-    """The configuration of an SDK enclave is not one that its signing tool would take.
-
-    Cure: the elements, their ranges, and the release that brought each are in docs/reference/sgx-sdk.md.
-    """
-
-    code = "RVP-5026"
 
 
 class Element(msgspec.Struct, frozen=True, kw_only=True):
@@ -111,13 +94,6 @@ ELEMENTS: Final[dict[str, Element]] = {
 }
 
 
-class Written(msgspec.Struct, frozen=True):
-    """A number, and the line it stands in."""
-
-    value: int
-    line: int
-
-
 class SdkConfig(msgspec.Struct, frozen=True, kw_only=True):
     """A configuration for one generation; `config["TCSNum"]` is the number written, or the default."""
 
@@ -137,6 +113,14 @@ class SdkConfig(msgspec.Struct, frozen=True, kw_only=True):
         """Tell whether the element was written."""
         return element in self.written
 
+    @property
+    def effective(self) -> dict[str, str | int]:
+        """The number of every element that this generation has, written or not; absent ones left out."""
+        sized = {f"{prefix}InitSize" for prefix in ("Heap", self._reserved)} - set(self.written)
+        absent = sized | ({"TCSMaxNum"} - set(self.written))
+        known = {one: self[one] for one in ELEMENTS if _exists(one, self.generation) and one not in absent}
+        return dict(known)
+
     def bad(self, message: str, element: str = "", hint: str = "") -> NoReturn:
         """Refuse the configuration, with the element's place."""
         line = self.written[element].line if element in self.written else 0
@@ -149,8 +133,8 @@ class SdkConfig(msgspec.Struct, frozen=True, kw_only=True):
 
     def _sizes(self, prefix: str) -> tuple[int, int, int]:
         least, most = self[f"{prefix}MinSize"], self[f"{prefix}MaxSize"]
-        first = self[f"{prefix}InitSize"] if f"{prefix}InitSize" in self else most
-        return least, first, most
+        first = self.written.get(f"{prefix}InitSize")
+        return least, most if first is None else first.value, most
 
     @property
     def heap(self) -> tuple[int, int, int]:
@@ -267,79 +251,6 @@ def _limits(element: str, generation: Generation) -> tuple[int, int, int]:
     return least, most, default
 
 
-def read_elements(data: bytes, *, name: str = "") -> dict[str, Written]:
-    """Read the elements of a configuration; which they are and what they hold is not looked at.
-
-    Raises:
-        BadSdkConfig: RVP-5026.
-    """
-    if len(data) > _MAX_BYTES:
-        raise BadSdkConfig(f"{len(data)} bytes, a configuration has at most {_MAX_BYTES}", place=name)
-    parser = expat.ParserCreate()
-    reader = _Reader(name, lambda: parser.CurrentLineNumber)
-    parser.StartElementHandler = reader.start
-    parser.EndElementHandler = reader.end
-    parser.CharacterDataHandler = reader.text
-    parser.StartDoctypeDeclHandler = reader.doctype
-    parser.buffer_text = True
-    try:
-        parser.Parse(data, True)  # noqa: FBT003  expat takes it by position only
-    except (expat.ExpatError, ValueError, LookupError) as error:
-        raise BadSdkConfig(f"not XML: {error}", place=name) from error
-    return reader.found
-
-
-class _Reader:
-    def __init__(self, name: str, line: Callable[[], int]) -> None:
-        self.name = name
-        self.line = line
-        self.found: dict[str, Written] = {}
-        self.depth = 0
-        self.content = ""
-
-    def refuse(self, message: str) -> NoReturn:
-        raise BadSdkConfig(message, place=f"{self.name}:{self.line()}")
-
-    def doctype(self, *_: object) -> None:
-        self.refuse("a configuration has no document type")
-
-    def start(self, tag: str, attributes: dict[str, str]) -> None:
-        if self.depth == 0 and tag != ROOT:
-            self.refuse(f"<{tag}>, expected <{ROOT}>")
-        if attributes:
-            self.refuse(f"<{tag}> has attributes; elements of a configuration have none")
-        if self.depth > 1:
-            self.refuse(f"<{tag}> stands inside another element")
-        if tag in self.found:
-            self.refuse(f"<{tag}> stands twice, first in line {self.found[tag].line}")
-        self.depth += 1
-        self.content = ""
-
-    def text(self, text: str) -> None:
-        self.content += text
-        if self.depth == 1 and self.content.strip():
-            self.refuse(f"text between the elements: {text.strip()[:40]!r}")
-
-    def end(self, tag: str) -> None:
-        self.depth -= 1
-        if self.depth == 1:
-            self.found[tag] = Written(self.number(tag), self.line())
-        self.content = ""
-
-    def number(self, tag: str) -> int:
-        matched = _NUMBER.fullmatch(self.content)
-        if matched is None:
-            self.refuse(f"<{tag}> is {self.content[:40]!r}, not a number (and nothing after it)")
-        digits = matched[1]
-        try:
-            value = int(digits, 8 if len(digits) > 1 and digits[0] == "0" and digits[1] not in "xX" else 0)
-        except ValueError:
-            self.refuse(f"<{tag}> is {digits[:40]!r}, not an octal number (it begins with 0)")
-        if value > _ALL:
-            self.refuse(f"<{tag}> is {digits[:40]!r}, more than 64 bits")
-        return value
-
-
 def read_sdk_config(data: bytes, *, name: str = "", generation: Generation = NEWEST) -> SdkConfig:
     """Read a configuration for a generation of the SDK, and check it as its signing tool does.
 
@@ -434,6 +345,7 @@ def check_elrange(config: SdkConfig, enclave_size: int) -> None:
         config.bad(f"<ELRangeStartAddress> {start:#x} is not a multiple of {size:#x}", "ELRangeStartAddress")
     if not start <= image or image + enclave_size > start + size or start + size > _ALL:
         config.bad(
-            f"the image at {image:#x} with {enclave_size:#x} bytes is not in the range from {start:#x} to {start + size:#x}",
+            f"the image at {image:#x} with {enclave_size:#x} bytes is not in the range from {start:#x} "
+            f"to {start + size:#x}",
             "EnclaveImageAddress" if "EnclaveImageAddress" in config else "ELRangeSize",
         )

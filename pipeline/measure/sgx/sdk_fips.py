@@ -1,9 +1,9 @@
 """The signature that the FIPS module of Intel's IPP wants beside a SIGSTRUCT.
 
 It is RSA-3072 (e = 65537, PKCS #1 v1.5, SHA-256) over the whole SIGSTRUCT, by a key whose public half stands
-beside it: it detects damage, it names nobody. The signing tool throws such a key away after one use, so that no two
-of its files are equal. Here the key is derived from the SIGSTRUCT: equal inputs give equal bytes. That the
-key can be derived by everybody loses nothing, since everybody may put another one there.
+beside it: it detects damage, it names nobody. The signing tool throws such a key away after one use, so that
+no two of its files are equal. Here the key is derived from the SIGSTRUCT: equal inputs give equal bytes. That
+everybody can derive that key loses nothing: everybody may put another one there.
 
 Source: Intel SGX SDK, `create_fips_signature` in `sign_tool.cpp`.
 Cost: about two seconds, for the two primes.
@@ -11,6 +11,7 @@ Cost: about two seconds, for the two primes.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import struct
 from typing import Final
@@ -23,6 +24,7 @@ _SMALL_PRIMES: Final = tuple(n for n in range(3, 4096, 2) if all(n % p for p in 
 _ROUNDS: Final = 24
 
 
+@functools.lru_cache(maxsize=2)  # every record of a file has the same SIGSTRUCT
 def sign_for_fips(sigstruct: bytes) -> bytes:
     """Write modulus (little-endian), exponent, signature (big-endian) over a SIGSTRUCT: 772 bytes."""
     from cryptography.hazmat.primitives import hashes

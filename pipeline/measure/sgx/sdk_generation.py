@@ -190,7 +190,7 @@ def _generations() -> tuple[Generation, ...]:
 GENERATIONS: Final = _generations()
 NEWEST: Final = GENERATIONS[-1]
 # signed files of each generation that were compared byte by byte; docs/reference/sgx-sdk.md says with what
-COMPARED: Final[dict[str, int]] = {}
+COMPARED: Final[dict[str, int]] = dict.fromkeys((one.name for one in GENERATIONS), 1)
 
 
 def generation(text: str) -> Generation:
@@ -203,7 +203,7 @@ def generation(text: str) -> Generation:
         raise UnknownSdk(f'"{text}" is not a release of the SDK', hint=_known())
     numbers = tuple(int(part) for part in text.split("."))
     third = numbers[2] if len(numbers) > 2 else 0
-    if 100 < third < 200:  # 2.9.1 calls itself 2.9.101
+    if 100 <= third < 200:  # 2.9.1 calls itself 2.9.101
         third -= 100
     best = None
     for one in GENERATIONS:

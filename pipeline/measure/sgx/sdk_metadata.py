@@ -209,6 +209,12 @@ def metadata_block(elf: Elf) -> tuple[int, int] | None:
     return section.offset + NOTE_HEADER, size
 
 
+def is_laid_out(elf: Elf) -> bool:
+    """Tell whether there is something in the metadata block."""
+    block = metadata_block(elf)
+    return block is not None and any(elf.data[block[0] : block[0] + block[1]])
+
+
 def read_metadata(elf: Elf) -> tuple[Record, ...]:
     """Read all metadata records of an enclave, newest generation first as they stand.
 
@@ -242,9 +248,18 @@ def read_metadata(elf: Elf) -> tuple[Record, ...]:
         raise BadSgxMetadata(
             "the enclave has not been laid out: its metadata is empty",
             place=elf.name,
-            hint="lay it out with `rvp sgx pack`, or sign it with its SDK's tool",
+            hint="give --config: the configuration that it is signed with (Enclave.config.xml, enclave.toml)",
         )
     return tuple(records)
+
+
+def read_record(data: bytes, elf: Elf, at: int) -> Record:
+    """Read one metadata record as if it stood in the file at an offset.
+
+    Raises:
+        BadSgxMetadata: RVP-5002.
+    """
+    return _read_record(_Region(memoryview(data), at, elf.name), len(elf.data))
 
 
 def _read_record(data: _Region, file_size: int) -> Record:

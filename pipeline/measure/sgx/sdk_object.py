@@ -49,15 +49,17 @@ class SdkObject(msgspec.Struct, frozen=True, kw_only=True):
         elf: the file.
         entry: address of `enclave_entry`.
         global_data_at: file offset of `g_global_data`.
+        global_data_bytes: size of that symbol.
         version: the first eight bytes of it: the SDK's version, for releases that store it.
         end: the first page after the last segment.
         tls_bytes: thread-local storage, aligned; None without any.
-        block: file offset and size of the room for metadata.
+        block: file offset and size of the room for metadata; what stands there is not looked at.
     """
 
     elf: Elf
     entry: int
     global_data_at: int
+    global_data_bytes: int
     version: int
     end: int
     tls_bytes: int | None
@@ -101,9 +103,9 @@ def read_object(elf: Elf) -> SdkObject:
         NotAnSdkEnclave: RVP-5027. BadElf: RVP-5001. BadSgxMetadata: RVP-5002.
     """
 
-    def need(fulfilled: bool, message: str, hint: str = "") -> None:  # noqa: FBT001  the condition itself
+    def need(fulfilled: bool, message: str) -> None:  # noqa: FBT001  the condition itself
         if not fulfilled:
-            raise NotAnSdkEnclave(message, place=elf.name, hint=hint)
+            raise NotAnSdkEnclave(message, place=elf.name)
 
     (kind,) = struct.unpack_from("<H", elf.data, 16)
     need(kind == _ET_DYN, f"an ELF file of type {kind}, expected a shared object")
@@ -114,23 +116,19 @@ def read_object(elf: Elf) -> SdkObject:
     _check_relocations(elf)
     symbols = _symbols(elf)
     need("g_global_data" in symbols, "the file exports no symbol g_global_data")
-    entry = symbols.get("enclave_entry", elf.entry)
+    address, size = symbols["g_global_data"]
+    entry = symbols.get("enclave_entry", (elf.entry, 0))[0]
     need(entry != 0, "the file has no entry point")
-    at = elf.file_offset(symbols["g_global_data"], 8)
+    at = elf.file_offset(address, 8)
     block = metadata_block(elf)
     if block is None:
         raise NotAnSdkEnclave("the file has no section .note.sgxmeta", place=elf.name)
-    offset, room = block
-    need(
-        not any(elf.data[offset : offset + room]),
-        "the enclave is signed already",
-        "take the file that the linker wrote; a signed one is measured without a configuration",
-    )
     last = max(elf.loads, key=lambda one: one.address)  # of equal ones the first
     return SdkObject(
         elf=elf,
         entry=entry,
         global_data_at=at,
+        global_data_bytes=size,
         version=struct.unpack_from("<Q", elf.data, at)[0],
         end=(last.address + last.memory_size + PAGE - 1) & -PAGE,
         tls_bytes=_tls_bytes(elf),
@@ -173,7 +171,7 @@ def _check_relocations(elf: Elf) -> None:
                 )
 
 
-def _symbols(elf: Elf) -> dict[str, int]:
+def _symbols(elf: Elf) -> dict[str, tuple[int, int]]:
     """Find the two symbols that matter, and refuse a file that needs what it does not have."""
     address = elf.dynamic.get(_DT_SYMTAB)
     table = next((one for one in elf.sections if one.address == address and one.kind == SHT_DYNSYM), None)
@@ -183,9 +181,9 @@ def _symbols(elf: Elf) -> dict[str, int]:
         raise NotAnSdkEnclave(f"more than {_MAX_SYMBOLS} symbols", place=elf.name)
     strings = elf.sections[table.link]
     names = bytes(elf.bytes_at(strings.offset, strings.size, "a string table"))
-    found: dict[str, int] = {}
+    found: dict[str, tuple[int, int]] = {}
     content = elf.bytes_at(table.offset, table.size // _SYM.size * _SYM.size, "a symbol table")
-    for at, info, _, index, value, _ in list(_SYM.iter_unpack(content))[1:]:
+    for at, info, _, index, value, size in list(_SYM.iter_unpack(content))[1:]:
         if not at:
             continue
         end = names.find(b"\0", at)
@@ -197,7 +195,7 @@ def _symbols(elf: Elf) -> dict[str, int]:
                 hint="link the enclave with all of its libraries (-Wl,--no-undefined)",
             )
         if name in _NAMES:
-            found[name.decode()] = value
+            found[name.decode()] = (value, size)
     return found
 
 

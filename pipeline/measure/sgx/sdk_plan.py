@@ -161,9 +161,7 @@ def _heap(config: SdkConfig) -> list[Entry]:
     found = [Entry(ident=HEAP_MIN, attributes=EADD, pages=least // PAGE, flags=_RW)]
     if first > least:
         removable = EADD | POST_REMOVE | POST_ADD
-        found.append(
-            Entry(ident=HEAP_INIT, attributes=removable, pages=(first - least) // PAGE, flags=_RW)
-        )
+        found.append(Entry(ident=HEAP_INIT, attributes=removable, pages=(first - least) // PAGE, flags=_RW))
     if most > first:
         found.append(Entry(ident=HEAP_MAX, attributes=POST_ADD, pages=(most - first) // PAGE, flags=_RW))
     return found
@@ -254,9 +252,7 @@ def _reserved(config: SdkConfig) -> list[Entry]:
     found = [Entry(ident=RSRV_MIN, attributes=EADD, pages=least // PAGE, flags=flags)]
     if first > least:
         removable = EADD | POST_REMOVE | POST_ADD
-        found.append(
-            Entry(ident=RSRV_INIT, attributes=removable, pages=(first - least) // PAGE, flags=flags)
-        )
+        found.append(Entry(ident=RSRV_INIT, attributes=removable, pages=(first - least) // PAGE, flags=flags))
     if most > first:
         found.append(Entry(ident=RSRV_MAX, attributes=POST_ADD, pages=(most - first) // PAGE, flags=_RW))
     return found

@@ -2,7 +2,8 @@
 
 A record is header, SIGSTRUCT, directories, then in this order: the enclave's range, the extension table, the
 TCS template, the contents of g_global_data, eight zero bytes, the patch table, the layout table (in SDK 1.x
-the layout table stands after the TCS template). Offsets of contents are visible in g_global_data, which is measured: the order matters.
+the layout table stands after the TCS template). Offsets of contents are visible in g_global_data, which is
+measured: the order matters.
 
 Source: Intel SGX SDK, `manage_metadata.cpp`, `sign_tool.cpp`, `update_global_data.hxx`.
 """

@@ -5,6 +5,7 @@
 | freestanding ELF (marker `rvpencl1`) | `enclave.toml`, or the SDK's XML | `pack` |
 | Gramine's manifest | is its own | `gramine` |
 | Open Enclave ELF (section `.oeinfo`) | `oesign`'s `.conf` | `open_enclave_sign` |
+| ELF of Intel's SDK | the SDK's XML | `sdk_sign` |
 """
 
 from __future__ import annotations
@@ -47,9 +48,12 @@ def lay_out_unsigned(path: Path, options: MeasureOptions) -> Unsigned:
     from pipeline.measure.sgx.gramine import is_gramine, lay_out_gramine_unsigned
     from pipeline.measure.sgx.open_enclave_sign import is_open_enclave, lay_out_unsigned_open_enclave
     from pipeline.measure.sgx.pack import lay_out_freestanding
+    from pipeline.measure.sgx.sdk_sign import is_sdk_enclave, lay_out_sdk_unsigned
 
     if options.manifest is not None or is_gramine(path):
         return lay_out_gramine_unsigned(path, options)
     if is_open_enclave(path):
         return lay_out_unsigned_open_enclave(path, options)
+    if is_sdk_enclave(path):
+        return lay_out_sdk_unsigned(path, options)
     return lay_out_freestanding(path, options)
