@@ -228,11 +228,22 @@ def _measure(files: ImageFiles, one: _Taken, options: MeasureOptions) -> Measure
     )
     made = []
     for measurement in measured.measurements:
-        checks = measurement.checks
+        checks = (*measurement.checks, *_checks_of_kind(files, one))
         if not any(check.id == "binds-application" for check in checks):
             checks += (binding_check(files, one.file, one.path, lay_out(one.path, inside)[0]),)
         made.append(msgspec.structs.replace(measurement, checks=checks, inside=tie))
     return msgspec.structs.replace(measured, measurements=tuple(made))
+
+
+def _checks_of_kind(files: ImageFiles, one: _Taken) -> tuple[Check, ...]:
+    """Check what a kind of enclave binds beside its pages."""
+    if one.file.path.endswith(MANIFEST):
+        from pipeline.measure.sgx.trusted_files import trusted_files_check
+
+        return (trusted_files_check(files, one.path),)
+    from pipeline.measure.sgx.occlum import is_occlum, occlum_checks
+
+    return occlum_checks(files, one.file, one.path) if is_occlum(one.path) else ()
 
 
 def _rename(error: RvpError, scratch: Path, path: Path, one: _Taken) -> None:
