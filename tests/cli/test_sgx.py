@@ -12,6 +12,7 @@ import pytest
 from pipeline.measure import measure_file
 from rvp import cli
 from tests.fakes.enclave_elf import enclave_elf
+from tests.fakes.libpal import libpal, manifest
 from verifier.cli.terminal import run
 
 
@@ -115,3 +116,40 @@ def test_a_key_that_sgx_cannot_use_is_refused(room: Path, capfd: pytest.CaptureF
     (room / "owner.pem").write_bytes(pem)
     assert run(cli, [*SIGN, "--date", "2026-02-04"]) == 2
     assert "e = 65537" in capfd.readouterr().err
+
+
+def test_a_gramine_manifest_is_signed_and_measured_with_its_libpal(
+    room: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (room / "app.manifest.sgx").write_bytes(manifest(debug=True))
+    run(cli, ["sgx", "key", "new", "owner.pem"])
+    measure = ["measure", "sgx", "app.manifest.sgx"]
+    assert run(cli, measure) == 2
+    assert "--libpal" in capfd.readouterr().err
+    (room / "pal.so").write_bytes(libpal())
+    sign = ["sgx", "sign", "app.manifest.sgx", "--libpal", "pal.so", "--key", "owner.pem", "-o", "app.sig"]
+    assert run(cli, [*sign, "--date", "2026-02-04"]) == 0
+    assert run(cli, [*measure, "--libpal", "pal.so"]) == 0
+    output = capfd.readouterr().out
+    assert "sgx.debug: the host reads and changes the memory" in output
+    assert run(cli, [*measure, "--libpal", "pal.so", "--generation", "1.4"]) == 12
+    assert (
+        run(cli, ["measure", "sgx", "owner.pem", "--manifest", "app.manifest.sgx", "--libpal", "pal.so"])
+        == 12
+    )
+
+
+def test_an_enclave_is_written_as_a_page_list_and_measured_again(
+    room: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    run(cli, ["sgx", "key", "new", "owner.pem"])
+    run(cli, [*SIGN, "--date", "2026-02-04"])
+    run(cli, [*PACK, "signed.so"])
+    capfd.readouterr()
+    assert run(cli, ["sgx", "pages", "signed.so", "-o", "list.toml"]) == 0
+    assert {path.name for path in room.glob("list.*")} == {"list.toml", "list.pages", "list.sig"}
+    values = [measure_file(room / name).measurements[0].claims for name in ("signed.so", "list.toml")]
+    assert values[0] == values[1]
+    (room / "list.pages").write_bytes((room / "list.pages").read_bytes()[:-1])
+    assert run(cli, ["measure", "list.toml"]) == 2
+    assert "list.toml:" in capfd.readouterr().err

@@ -172,10 +172,16 @@ def seen_generation(sgx: Mapping[str, object]) -> str:
     if "use_exinfo" in sgx:  # 1.6 and 1.7 wrote it, beside old keys of the user's
         return "1.7"
     old = {"thread_num", "support_exinfo"} & sgx.keys()
-    if "nonpie_binary" in sgx:
+    if "nonpie_binary" in sgx and not _comes_after(sgx, "edmm_enable", "enable_stats"):
         if "require_exinfo" in sgx or "max_threads" in sgx:
             return "1.4"
         return "1.3" if "require_amx" in sgx else "1.0"
     if old:
         return "1.3"
     return "1.5" if any(key in sgx for key in (*_REQUIRE, "require_exinfo")) else NEWEST
+
+
+def _comes_after(sgx: Mapping[str, object], key: str, other: str) -> bool:
+    """Tell whether a key was written after another; the signer of 1.5 added `edmm_enable` last."""
+    order = list(sgx)
+    return key in sgx and other in sgx and order.index(key) > order.index(other)

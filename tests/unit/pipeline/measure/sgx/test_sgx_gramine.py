@@ -159,6 +159,8 @@ def test_an_application_is_checked_against_its_manifest(enclave: Path) -> None:
         ("require_exinfo = true\ncpu_features.avx = 'required'", "1.7"),
         ("edmm_enable = false\nrequire_exinfo = false\nrequire_avx = false\nmax_threads = 1", "1.5"),
         ("nonpie_binary = false\nrequire_exinfo = false\nthread_num = 1", "1.4"),
+        ("nonpie_binary = false\nrequire_exinfo = false\nenable_stats = false\nedmm_enable = false", "1.5"),
+        ("edmm_enable = true\nrequire_exinfo = false\nnonpie_binary = false\nenable_stats = false", "1.4"),
         ("nonpie_binary = false\nsupport_exinfo = false\nrequire_amx = false", "1.3"),
         ("nonpie_binary = false\nsupport_exinfo = false", "1.0"),
         ("thread_num = 4", "1.3"),
