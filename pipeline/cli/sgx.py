@@ -13,6 +13,7 @@ from pipeline.cli.sgx_sign import assemble, dated, digest, sign
 from pipeline.measure.measured import MeasureOptions
 from pipeline.measure.sgx.enclave import lay_out
 from pipeline.measure.sgx.hashing import write_stream
+from pipeline.measure.sgx.sgxs import pages_rise
 from pipeline.measure.sgx.sigstruct import Sigstruct
 from pipeline.measure.sgx.unsigned import lay_out_unsigned
 from provenance.strict import read_file
@@ -96,6 +97,10 @@ def to_sgxs(
     if sigstruct is not None and enclave.sigstruct is not None and not enclave.sigstruct.is_empty:
         write_file(sigstruct, enclave.sigstruct.raw)
     settings.say(f"{output}: {output.stat().st_size} bytes")
+    if not pages_rise(enclave.image):
+        settings.say(
+            "  not canonical: this loader does not add pages from the lowest up; see `rvp sgx pages`"
+        )
 
 
 @sgx.command(epilog="\b\nExample:\n  rvp sgx pages enclave.signed.so -o enclave.toml")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 import stat
 import subprocess
@@ -153,3 +154,18 @@ def test_an_enclave_is_written_as_a_page_list_and_measured_again(
     (room / "list.pages").write_bytes((room / "list.pages").read_bytes()[:-1])
     assert run(cli, ["measure", "list.toml"]) == 2
     assert "list.toml:" in capfd.readouterr().err
+
+
+def test_a_stream_that_is_not_canonical_says_so(room: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (room / "app.manifest.sgx").write_bytes(manifest())
+    (room / "libpal.so").write_bytes(libpal())
+    assert run(cli, ["sgx", "to-sgxs", "app.manifest.sgx", "-o", "app.sgxs"]) == 0
+    assert "not canonical" in capfd.readouterr().err
+    value = measure_file(room / "app.manifest.sgx").measurements[0].claims["mrenclave"]
+    assert hashlib.sha256((room / "app.sgxs").read_bytes()).hexdigest() == value
+    run(cli, ["sgx", "key", "new", "owner.pem"])
+    run(cli, [*SIGN, "--date", "2026-02-04"])
+    run(cli, [*PACK, "signed.so"])
+    capfd.readouterr()
+    assert run(cli, ["sgx", "to-sgxs", "signed.so", "-o", "signed.sgxs"]) == 0
+    assert "not canonical" not in capfd.readouterr().err

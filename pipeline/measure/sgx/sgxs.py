@@ -13,6 +13,7 @@ nothing is UNMEASRD the file itself is what is hashed.
 
 from __future__ import annotations
 
+import itertools
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -299,6 +300,16 @@ def _loose_chunks(
             found.append((address, at + HEADER))
         at += HEADER + CHUNK
     return tuple(found), len(seen) - len(found), at
+
+
+def pages_rise(image: EnclaveImage) -> bool:
+    """Tell whether the pages are added from the lowest up, as a canonical stream has them.
+
+    Loaders of Gramine, and of some page lists, begin elsewhere: their streams hash to MRENCLAVE, and readers
+    that insist on the canonical form (this one, too) refuse them.
+    """
+    addresses = [part.address for part in image.parts if isinstance(part, Pages)]
+    return all(one < other for one, other in itertools.pairwise(addresses))
 
 
 def write_sgxs(image: EnclaveImage) -> bytes:
