@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 UNVERIFIED: Final = "unverified: nothing here was checked against a policy (rvp verify does)"
 VIEWS: Final = ("statement", "predicate", "values", "log", "recipe")
 MAX_SHOWN_BYTES: Final = 32 << 20
+_SIGSTRUCT_START: Final = bytes.fromhex("06000000e100000000000100")  # Intel SDM vol. 3D, SIGSTRUCT.HEADER
 _MAX_NAMED: Final = 20  # inputs that stand in a line each without -v
 
 
@@ -58,6 +59,8 @@ def show(settings: Settings, path: Path, view: str | None, output_format: str) -
 
     An enclave, a SIGSTRUCT or a container image is measured, where `rvp measure` is installed.
     """
+    if not view and _states_an_enclave(path, output_format):
+        return
     try:
         kind, document, lines = look(path, view, verbose=settings.verbose > 0)
     except NotOurs:
@@ -74,6 +77,24 @@ def show(settings: Settings, path: Path, view: str | None, output_format: str) -
 
 
 Looked = tuple[str, Any, list[str]]  # kind, plain document, lines of text
+
+
+def _states_an_enclave(path: Path, output_format: str) -> bool:
+    """Let `rvp sgx show` print a SIGSTRUCT, or the bytes that become one, where it is installed."""
+    try:
+        with path.open("rb") as stream:
+            if stream.read(len(_SIGSTRUCT_START)) != _SIGSTRUCT_START:
+                return False
+    except OSError:
+        return False
+    context = click.get_current_context()
+    front = context.find_root()
+    group = front.command.get_command(front, "sgx") if isinstance(front.command, click.Group) else None
+    command = group.get_command(context, "show") if isinstance(group, click.Group) else None
+    if command is None:
+        return False
+    context.invoke(command, file=path, output_format=output_format)
+    return True
 
 
 def _measured(path: Path, output_format: str) -> bool:

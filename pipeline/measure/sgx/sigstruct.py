@@ -208,7 +208,7 @@ class Sigstruct:
         """
         modulus, signature = self._number(_MODULUS), self._number(_SIGNATURE)
         small = signature < modulus
-        signed = small and pow(signature, EXPONENT, modulus) == _encoded(self.to_be_signed)
+        signed = modulus > 0 and pow(signature, EXPONENT, modulus) == _encoded(self.to_be_signed)
         quotients = modulus > 0 and _quotients(signature, modulus) == (self._number(_Q1), self._number(_Q2))
         header = "" if self.has_header else f"{self.raw[:44].hex()}, e = {self.exponent}"
         reserved = ", ".join(
