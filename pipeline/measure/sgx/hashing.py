@@ -40,6 +40,7 @@ _BATCH_HEADERS: Final = 4096
 # Loading numpy takes some 80 ms; written plainly, a bare page takes 0.3 µs and a measured one 12 µs.
 _PLAIN_PAGES: Final = 1 << 17
 _PLAIN_COST: Final = 32
+_FEW: Final = 2  # pages of a run that are written plainly even when numpy is there
 _COMPARED: Final = 1 << 16
 
 MAX_STREAM: Final = 16 << 30
@@ -178,8 +179,8 @@ def _write_parts(parts: Iterable[Part], sink: Sink) -> None:
             write_chunks(part, sink)
             continue
         cost = part.count * (_PLAIN_COST if part.is_measured else 1)
-        if cost <= plain_pages:
-            plain_pages -= cost
+        if part.count <= _FEW or cost <= plain_pages:
+            plain_pages = max(plain_pages - cost, 0)
             write_plainly(part, sink)
         else:
             batches = batches or Batches()
