@@ -13,7 +13,7 @@ from tests.fakes.plain_sdk_loader import plain_mrenclaves
 from tests.fakes.sdk_files import PAGE, Entry, Record, Segment, sdk_file
 
 VERSIONS = [
-    *[(1, 3), (1, 4), (1, 5), (2, 1), (2, 2), (2, 3), (2, 4), (3, 0), (3, 1), (3, 2), (3, 3)],
+    *[(1, 3), (1, 3), (1, 4), (1, 5), (2, 1), (2, 2), (2, 3), (2, 4), (3, 0), (3, 1), (3, 2), (3, 3)],
     *[(11, 4), (11, 5), (12, 4), (13, 0), (13, 3)],
 ]
 SLOW = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
