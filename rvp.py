@@ -28,7 +28,7 @@ COMMANDS: Final[dict[str, tuple[str, str, str]]] = {
     "policy": ("verifier.cli.policy", "", "Write a policy, or find what is weak in one."),
     "key": ("verifier.cli.key", "", "Make and show signing keys."),
     "show": ("verifier.cli.show", "", "Print any of our files readably."),
-    "explain": ("verifier.cli.explain", "", "Explain an error code, or a check of a verdict."),
+    "explain": ("pipeline.cli.explain", "", "Explain an error code, a check, or why two enclaves differ."),
     "summary": ("pipeline.cli.summary", "", "Summarise a build and its verdict for a CI host."),
     "schema": ("pipeline.cli.schema", "", "Print the JSON Schema of a format."),
     "engine": ("pipeline.cli.engine", "pipeline", "Start, stop and show a private Docker engine."),

@@ -51,7 +51,12 @@ SCHEMAS: Final[dict[str, tuple[str, str, str]]] = {
     "policy-check": ("verifier.cli.documents", "PolicyCheck", "what rvp policy check --format json prints"),
     "key": ("verifier.cli.documents", "ShownKey", "what rvp key … --format json prints"),
     "shown": ("verifier.cli.documents", "Shown", "what rvp show --format json prints"),
-    "explanation": ("verifier.cli.documents", "Explanation", "what rvp explain --format json prints"),
+    "explanation": ("verifier.cli.documents", "Explanation", "what rvp explain [CODE] --format json prints"),
+    "measurement-explanation": (
+        "pipeline.explain.model",
+        "Explained",
+        "what rvp explain A B --format json prints",
+    ),
     "doctor": ("pipeline.doctor", "Diagnosis", "what rvp doctor --format json prints"),
     "engine": ("pipeline.cli.engine", "FoundEngines", "what rvp engine status --format json prints"),
     "private-engine": ("pipeline.private_engine", "EngineStatus", "what rvp engine start and stop print"),

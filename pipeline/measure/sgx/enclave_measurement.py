@@ -37,7 +37,7 @@ def sigstruct_checks(signed: Sigstruct, value: bytes | None) -> tuple[Check, ...
             expected=signed.mrenclave,
             got=value,
             source="ENCLAVEHASH of the SIGSTRUCT",
-            hint="the enclave is not the one that was signed",
+            hint="not the enclave that was signed; why: rvp explain FILE, or rvp explain SIGNED_FILE FILE",
             code=SigstructMismatch.code,
         )
     return (*signed.checks(), same)

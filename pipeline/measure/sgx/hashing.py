@@ -106,29 +106,30 @@ def mrenclaves(images: Sequence[EnclaveImage]) -> tuple[bytes, ...]:
     if not images:
         return ()
     first, *others = images
-    common = [_common_parts(first, other) for other in others]
-    hashing = _created(first)
+    common = [common_parts(first, other) for other in others]
+    hashing = created(first)
     parts = iter(first.parts)
     done = 0
     values = []
     states = {}
     for count in sorted({*common} - {0}):
-        _write_parts(islice(parts, count - done), hashing.update)
+        write_parts(islice(parts, count - done), hashing.update)
         states[done := count] = hashing.copy()
-    _write_parts(parts, hashing.update)
+    write_parts(parts, hashing.update)
     values.append(hashing.digest())
     for count, other in zip(common, others, strict=True):
-        rest = states[count].copy() if count else _created(other)
-        _write_parts(islice(iter(other.parts), count, None), rest.update)
+        rest = states[count].copy() if count else created(other)
+        write_parts(islice(iter(other.parts), count, None), rest.update)
         values.append(rest.digest())
     return tuple(values)
 
 
-def _created(image: EnclaveImage) -> hashlib._Hash:
+def created(image: EnclaveImage) -> hashlib._Hash:
+    """Begin the hash of an enclave."""
     return hashlib.sha256(ecreate_record(image.size_bytes, image.ssa_frame_size))
 
 
-def _common_parts(first: EnclaveImage, other: EnclaveImage) -> int:
+def common_parts(first: EnclaveImage, other: EnclaveImage) -> int:
     """Count the parts that two enclaves have in common from the beginning on."""
     if (first.size_bytes, first.ssa_frame_size) != (other.size_bytes, other.ssa_frame_size):
         return 0
@@ -168,10 +169,11 @@ def write_stream(image: EnclaveImage, sink: Sink) -> None:
     Cost: buffers given to the sink are used again; it must not keep them.
     """
     sink(ecreate_record(image.size_bytes, image.ssa_frame_size))
-    _write_parts(image.parts, sink)
+    write_parts(image.parts, sink)
 
 
-def _write_parts(parts: Iterable[Part], sink: Sink) -> None:
+def write_parts(parts: Iterable[Part], sink: Sink) -> None:
+    """Write EADD and EEXTEND of some parts."""
     batches: Batches | None = None
     plain_pages = 0 if "numpy" in sys.modules else _PLAIN_PAGES
     for part in parts:

@@ -225,6 +225,14 @@ class Labels:
                 symbol_offset=address - one.base - symbol.start,
                 symbol_size=symbol.size,
             )
+        for one in self._mapped:
+            symbol = None if one.sections else one.symbols.at(address - one.base)
+            if symbol is not None and symbol.size:  # a file without section headers still has .dynsym
+                return Place(
+                    symbol=symbol.name,
+                    symbol_offset=address - one.base - symbol.start,
+                    symbol_size=symbol.size,
+                )
         return Place()
 
     def names(self, start: int, end: int) -> str:
