@@ -117,4 +117,44 @@ def example_graph() -> str:
         ).stdout
 
 
-PICTURES = {"chain.svg": chain, "keyservice.svg": example_graph}
+def explanation() -> str:
+    """Draw what `rvp explain A B --picture` draws, of two small enclaves: another heap, another byte of code."""
+    from pipeline.explain.explain import Operand, explain_with_sides
+    from pipeline.explain.picture import draw
+    from pipeline.measure.sgx.enclave_image import PAGE, EnclaveImage, Pages
+    from pipeline.measure.sgx.hashing import mrenclave
+    from pipeline.measure.sgx.log import write_log
+
+    def log(folder: Path, name: str, *, heap: int, code: bytes) -> Operand:
+        rw = 0x203
+        parts = [
+            Pages(address=0, count=1, flags=0x201, content=b"r" * PAGE, label="segment 0 r--"),
+            Pages(address=PAGE, count=4, flags=0x205, content=code, label="segment 1 r-x"),
+            Pages(address=5 * PAGE, count=2, flags=rw, content=b"d" * (2 * PAGE), label="segment 2 rw-"),
+            Pages(address=8 * PAGE, count=heap, flags=rw, label="heap"),
+        ]
+        at = (8 + heap) * PAGE
+        for number in range(2):
+            tcs = at.to_bytes(8, "little").ljust(PAGE, b"\0")
+            parts += [
+                Pages(address=at, count=16, flags=rw, content=b"\xcc" * PAGE, label=f"stack {number}"),
+                Pages(address=at + 0x20000, count=1, flags=0x100, content=tcs, label=f"TCS {number}"),
+                Pages(address=at + 0x21000, count=2, flags=rw, content=bytes(PAGE), label=f"SSA {number}"),
+            ]
+            at += 0x40000
+        image = EnclaveImage(size_bytes=1 << 24, ssa_frame_size=1, parts=tuple(parts))
+        path = folder / name
+        path.write_bytes(msgspec.json.encode(write_log(image, mrenclave(image))))
+        return Operand(text=str(path))
+
+    import msgspec
+
+    code = b"".join(bytes([number]) * PAGE for number in range(4))
+    with tempfile.TemporaryDirectory() as folder:
+        left = log(Path(folder), "published.log", heap=64, code=code)
+        right = log(Path(folder), "rebuilt.log", heap=256, code=code[:-1] + b"!")
+        said, *sides = explain_with_sides(left, right, clock=lambda: 0.0)
+        return draw(said, *sides).replace(f"{folder}/", "")
+
+
+PICTURES = {"chain.svg": chain, "keyservice.svg": example_graph, "explain.svg": explanation}

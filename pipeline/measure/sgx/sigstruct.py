@@ -378,7 +378,8 @@ def check_fields(signed: Sigstruct, fields: SigstructFields) -> None:
         raise SigstructMismatch(
             f"the SIGSTRUCT signs another enclave\nexpected {signed.mrenclave.hex()}\n"
             f"     got {fields.mrenclave.hex()}",
-            hint="rebuild what its owner signed, or let the owner sign this one: `rvp sgx sign`",
+            hint="why: `rvp explain FILE SIGSTRUCT`; then rebuild what its owner signed, or let the owner "
+            "sign this one: `rvp sgx sign`",
         )
     expected = to_be_signed(fields)
     if signed.to_be_signed[128:] != expected[128:]:
