@@ -280,6 +280,11 @@ class FileIndex:
         rows = self._do("SELECT path FROM entry WHERE path > ? AND path < ? LIMIT ?", low, high, limit)
         return [row[0].rpartition(b"/")[2] for row in rows]
 
+    def all(self) -> Iterator[Entry]:
+        """Give everything, in the order of paths."""
+        for row in self._do(f"SELECT {_COLUMNS} FROM entry ORDER BY path"):  # noqa: S608  a constant
+            yield Entry(*row)
+
     def hinted(self) -> Iterator[Entry]:
         """Give the files that may be a part of an enclave, in the order of paths."""
         for row in self._do(

@@ -101,6 +101,10 @@ class ImageFiles:
             return False
         return True
 
+    def entries(self) -> Iterator[Entry]:
+        """Give everything that is in the image, in the order of paths."""
+        yield from self._index.all()
+
     def hinted(self) -> Iterator[FoundFile]:
         """Give every file that looks like a part of an enclave, in the order of paths."""
         for entry in self._index.hinted():
