@@ -8,6 +8,7 @@ Example:
     >>> with tempfile.TemporaryDirectory() as folder, FileIndex(Path(folder) / "index", "image") as index:
     ...     index.begin_layer(0)
     ...     index.add(Member(b"etc/os", "file", b"", 512, 10), "")
+    ...     index.end_layer()
     ...     index.begin_layer(1)
     ...     index.add(Member(b"etc/.wh.os", "file", b"", 512, 0), "")
     ...     index.resolve(b"/etc/os", "image") is None
@@ -31,7 +32,7 @@ from pipeline.measure.layer_tar import MAX_PATH, Member
 _MAX_ENTRIES: Final = 2_000_000
 _MAX_NAME_BYTES: Final = 1 << 30
 _MAX_LINKS: Final = 40  # as Linux
-_CACHE_BYTES: Final = 1 << 22
+_CACHE_BYTES: Final = 1 << 20
 _TOP: Final = b"\xff" * (MAX_PATH + 1)
 _STEP: Final = 1_000_000
 _MAX_STEPS: Final = 10_000  # of a million instructions of SQLite: minutes, for an image made to be slow
@@ -77,7 +78,8 @@ class FileIndex:
         self._table = sqlite3.connect(path, isolation_level=None)
         self._table.execute("PRAGMA journal_mode = OFF")
         self._table.execute("PRAGMA synchronous = OFF")
-        self._table.execute("PRAGMA cache_size = -8192")
+        self._table.execute("PRAGMA locking_mode = EXCLUSIVE")
+        self._table.execute("PRAGMA cache_size = -12288")
         self._table.execute(
             "CREATE TABLE entry (path BLOB PRIMARY KEY, kind TEXT, layer INTEGER, content_layer INTEGER, "
             "at INTEGER, size INTEGER, target BLOB, hint TEXT) WITHOUT ROWID"
@@ -113,9 +115,11 @@ class FileIndex:
         """Begin to apply a layer."""
         self._layer = number
         self._forget()
+        self._do("BEGIN")  # what is changed is written when it leaves the cache, not after every member
 
     def end_layer(self) -> None:
-        """Forget what is only needed while a layer is applied."""
+        """End it: nothing of it is believed before."""
+        self._do("COMMIT")
         self._forget()
 
     def _forget(self) -> None:

@@ -218,8 +218,14 @@ def detect(path: Path, *, tee: str | None = None, options: MeasureOptions | None
         proposal = f', did you mean "{near[0]}"?' if near else ""
         raise UnknownFormat(f'nothing here measures "{tee}"{proposal}', hint=f"known: {', '.join(known)}")
     image, inside = split_inside(path)
-    if inside and tee in {None, "sgx"}:
-        tee = "sgx"  # the path names a file in an image: that is no question about the image
+    if inside and tee not in {None, "sgx"}:
+        raise UnknownFormat(
+            f"a file in an image is measured as an enclave, not as {tee}",
+            place=str(path),
+            hint=f"name {image}",
+        )
+    if inside:
+        tee = "sgx"
     head = _head(image)
     if options is not None and options.manifest is not None and tee in {None, "sgx"}:
         return next(one for one in FORMATS if one.name == "gramine")

@@ -229,7 +229,7 @@ def _number(field: bytes, place: str) -> int:
             raise BadImage(f"a number of {value} in a layer", place=place)
         return value
     text = field.strip(b" \0")
-    if not all(digit in b"01234567" for digit in text):
+    if text.strip(b"01234567"):
         raise BadImage(f"{field!r} is not a number in a layer", place=place)
     return int(text or b"0", 8)
 

@@ -30,7 +30,7 @@ def protect(content: bytes, name: str = "file", *, tail: bytes = b"") -> bytes:
     sealed = struct.pack("<260sq16sI16s16s", name.encode(), len(content), b"", 0, KEY, root)
     sealed += inline.ljust(INLINE, b"\0")
     plain = struct.pack(
-        "<QBB32s16sHB16s16sBB", 0x5347585F46494C45, 1, 0, b"", b"", 0, 0, b"", tag(sealed), 0, 1
+        "<QBB32s16sHB16s16sBB", 0x5347585F46494C45, 1, 0, b"", b"", 0, 1, b"", tag(sealed), 0, 1
     )
     nodes = [(plain + sealed).ljust(NODE, b"\0")]
     for table, group in zip(tables, groups, strict=True):

@@ -243,3 +243,19 @@ def test_a_bomb_is_refused(tmp_path: Path, packing: str, monkeypatch: pytest.Mon
     path = write_image(tmp_path / "i.tar", layer(file("zeros", bytes(20 << 20))), packing=packing)
     with pytest.raises(BadImage, match="bomb"), open_image_files(path):
         pass
+
+
+@pytest.mark.parametrize("packing", ["tar", "tar+gzip"])
+def test_an_image_with_one_flipped_bit_is_refused_or_means_the_same(tmp_path: Path, packing: str) -> None:
+    files = {"/a": b"a" * 700, "/d/b": b"b"}
+    data = layer(file("a", files["/a"]), folder("d"), file("d/b", files["/d/b"]))
+    whole = write_image(tmp_path / "i.tar", data, packing=packing).read_bytes()
+    for at in range(0, len(whole.rstrip(b"\0")), 101):
+        flipped = bytearray(whole)
+        flipped[at] ^= 1 << at % 8
+        (tmp_path / "f.tar").write_bytes(flipped)
+        try:
+            with open_image_files(tmp_path / "f.tar") as found:
+                assert {name: content(found, name) for name in files} == files
+        except RvpError:
+            continue
