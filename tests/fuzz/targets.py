@@ -254,6 +254,49 @@ def image(data: bytes) -> None:
     _measured(data, ".tar")
 
 
+def image_layer(data: bytes) -> None:
+    """A layer with the right digest: never anything but RvpError; files lie inside the layer, folders are there."""
+    from pipeline.measure.image_files import open_image_files
+    from tests.fakes.images import write_image
+
+    with only_our_errors(), tempfile.TemporaryDirectory() as folder:
+        below, path = layer_of_links(), Path(folder) / "x.tar"
+        with open_image_files(write_image(path, below, data)) as files:
+            entries = {one.path: one for one in files.entries()}
+            for one in entries.values():
+                parent = one.path.rpartition(b"/")[0]
+                assert not parent or entries[parent].kind in {"folder", "unclear"}
+                assert one.at + one.size_bytes <= len((below, data)[one.content_layer])
+                assert b".." not in one.path.split(b"/")
+
+
+def layer_of_links() -> bytes:
+    """A lower layer with links for an upper one to run into."""
+    from tests.fakes.images import TRICKY
+
+    return TRICKY[0]
+
+
+def protected_file(data: bytes) -> None:
+    """A protected file: never anything but RvpError; one that is read has its MAC in its header."""
+    from pipeline.measure.sgx.protected_file import read_protected_file
+
+    with only_our_errors():
+        assert read_protected_file(data).mac == data[77:93]
+
+
+def _protected() -> list[bytes]:
+    from tests.fakes.protected_file import protect
+
+    return [protect(b"{}", "name"), protect(b"content" * 3000, "name")]
+
+
+def _layers() -> list[bytes]:
+    from tests.fakes.images import TRICKY
+
+    return list(TRICKY)
+
+
 def _statements() -> list[bytes]:
     return list(read_bundle(CASES / "two-of-two" / "bundle.tar").statements)
 
@@ -362,5 +405,7 @@ SEEDS: dict[str, list[bytes]] = {
     "page_list": _page_lists(),
     "sigstruct": [(EXAMPLE / "keyservice.sig").read_bytes()],
     "image": _images(),
+    "image_layer": _layers(),
+    "protected_file": _protected(),
 }
 TARGETS: dict[str, Target] = {name: globals()[name] for name in SEEDS}

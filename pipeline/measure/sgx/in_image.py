@@ -213,6 +213,15 @@ def _is_enclave(path: Path) -> bool:
         return False
 
 
+def _is_image(path: Path) -> bool:
+    from pipeline.measure.formats import UnknownFormat, detect
+
+    try:
+        return detect(path, tee="oci").tee == "oci"
+    except UnknownFormat:
+        return False
+
+
 def _options(one: _Taken, options: MeasureOptions, name: str) -> MeasureOptions:
     return msgspec.structs.replace(
         options, name=name, inside="", image="", companions=True, libpal=options.libpal or one.libpal
@@ -220,6 +229,10 @@ def _options(one: _Taken, options: MeasureOptions, name: str) -> MeasureOptions:
 
 
 def _measure(files: ImageFiles, one: _Taken, options: MeasureOptions) -> Measured:
+    if _is_image(one.path):
+        raise NoEnclaveInImage(
+            "this is an image inside an image", place=one.file.path, hint="take it out first"
+        )
     inside = _options(one, options, f"{files.oci.subject.name}!{one.file.path}")
     measured = measure_enclave(one.path, inside)
     claims = files.oci.claims

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import zstandard
 
 from pipeline.measure import image_layer
 from pipeline.measure.image_files import ImageFiles, NotInImage, open_image_files
@@ -242,6 +243,19 @@ def test_a_bomb_is_refused(tmp_path: Path, packing: str, monkeypatch: pytest.Mon
     monkeypatch.setattr(image_layer, "_FREE", 1 << 20)
     path = write_image(tmp_path / "i.tar", layer(file("zeros", bytes(20 << 20))), packing=packing)
     with pytest.raises(BadImage, match="bomb"), open_image_files(path):
+        pass
+
+
+def test_a_layer_that_needs_a_huge_window_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    packer = zstandard.ZstdCompressor(
+        compression_params=zstandard.ZstdCompressionParameters.from_level(3, window_log=27, enable_ldm=True),
+    ).compressobj()
+    data = layer(file("a", bytes(1 << 20)))
+    monkeypatch.setitem(PACKERS, "window", lambda one: packer.compress(one) + packer.flush())
+    with (
+        pytest.raises(BadImage, match="zstd"),
+        open_image_files(write_image(tmp_path / "i.tar", data, packing="window")),
+    ):
         pass
 
 

@@ -152,6 +152,12 @@ def test_a_path_with_an_exclamation_mark_is_a_file_when_it_is_there(tmp_path: Pa
     assert measure_file(place).measurements[0].subject.name == "e.sgxs"
 
 
+def test_an_image_inside_an_image_is_refused(image: Path, tmp_path: Path) -> None:
+    outer = write_image(tmp_path / "outer.tar", layer(file("inner.tar", image.read_bytes())))
+    with pytest.raises(NoEnclaveInImage, match="image inside an image"):
+        measure_file(Path(f"{outer}!/inner.tar"))
+
+
 def test_names_that_could_steer_a_terminal_are_refused(tmp_path: Path) -> None:
     for name in ("\x1b[2J.sgxs", "\udcff.sgxs"):
         path = write_image(tmp_path / "i.tar", layer(file(name, sgxs_enclave())))
