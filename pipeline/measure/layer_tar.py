@@ -18,8 +18,11 @@ import msgspec
 from pipeline.measure.image_room import BadImage
 
 BLOCK: Final = 512
+_SPARSE: Final = b"GNU.sparse."
+_SPARSE_NAME: Final = b"GNU.sparse.name"
 MAX_PATH: Final = 4096  # PATH_MAX of Linux
 MAX_DEPTH: Final = 255
+_MAX_IN_A_ROW: Final = 64
 _MAX_HEADER: Final = 1 << 20  # extended attributes may be large
 _ZERO: Final = bytes(BLOCK)
 _ZEROS_IN_A_ROW: Final = 2
@@ -64,6 +67,7 @@ class TarStream:
         """
         pax: dict[bytes, bytes] = {}
         shared: dict[bytes, bytes] = {}
+        in_a_row = 0
         while True:
             self._skip(self._left)
             self._left = 0
@@ -72,6 +76,11 @@ class TarStream:
                 return
             kind, size = header[156:157], _number(header[124:136], self._place)
             if kind in b"xgLK" and kind:
+                in_a_row += 1
+                if in_a_row > _MAX_IN_A_ROW:
+                    raise self._bad(
+                        f"more than {_MAX_IN_A_ROW} headers in a row before one member of a layer"
+                    )
                 data = self._extra(size)
                 if kind == b"L":
                     pax[b"path"] = data.rstrip(b"\0")
@@ -81,7 +90,7 @@ class TarStream:
                     (pax if kind == b"x" else shared).update(_records(data, self._place))
                 continue
             member = self._member(header, kind, size, {**shared, **pax} if shared else pax)
-            pax = {}
+            pax, in_a_row = {}, 0
             yield member
 
     def content(self) -> Iterator[memoryview]:
@@ -170,9 +179,9 @@ class TarStream:
         if kind == b"S":
             found = "sparse"
             self._skip_sparse_map(header)
-        elif any(name.startswith(b"GNU.sparse.") for name in pax):
+        elif _SPARSE in pax or _SPARSE_NAME in pax:
             found = "sparse"
-            path = self._path(pax.get(b"GNU.sparse.name", path), "a sparse file")
+            path = self._path(pax.get(_SPARSE_NAME, path), "a sparse file")
         elif not found:
             if kind not in _OTHERS:
                 raise self._bad(f"{_show(path)} has the type {kind!r}, which engines read differently")
@@ -246,7 +255,9 @@ def _records(data: bytes, place: str) -> dict[bytes, bytes]:
         key, equals, value = data[space + 1 : at + int(length) - 1].partition(b"=")
         if not equals or data[at + int(length) - 1 : at + int(length)] != b"\n":
             raise BadImage("a pax header of a layer is malformed", place=place)
-        if key in {b"path", b"linkpath", b"size"} or key.startswith(b"GNU.sparse."):
+        if key in {b"path", b"linkpath", b"size", _SPARSE_NAME}:
             found[key] = value
+        elif key.startswith(_SPARSE):
+            found[_SPARSE] = b""
         at += int(length)
     return found

@@ -157,6 +157,10 @@ HOSTILE: dict[str, bytes] = {
     "cut in a file": layer(file("a", bytes(5000)))[:2048],
     "not a tar": b"\x01" * 1024,
     "huge pax header": layer(file("a", b"x", pax_headers={"path": "b" * (2 << 20)})),
+    "headers in a row": b"".join(
+        layer(file("a", pax_headers={"GNU.sparse.x": "1", "comment": "c"}))[:1024] for _ in range(100)
+    )
+    + layer(file("a", b"x")),
     "size that is no number": layer(file("a", b"x", pax_headers={"size": "-5"})),
     "unknown type": layer(file("a", type=b"Z")),
     "link with content": layer(file("a", type=tarfile.SYMTYPE, linkname="b", size=512)) + bytes(512),
