@@ -32,6 +32,8 @@ _CONFIGS: Final = {
     "application/vnd.oci.image.config.v1+json",
     "application/vnd.docker.container.image.v1+json",
 }
+# Engines since 25 write the whole name beside the tag.
+_NAMES: Final = ("io.containerd.image.name", "org.opencontainers.image.ref.name")
 _DIGEST: Final = re.compile(r"sha256:[0-9a-f]{64}\Z")
 
 
@@ -186,7 +188,9 @@ def _layout(room: Room, place: str) -> Iterator[ImageParts]:
         config = convert(_blob_json(room, manifest.config, place, checks), _Config, name=f"{place}: config")
         platform = _platform(config, described)
         yield ImageParts(
-            name=described.annotations.get("org.opencontainers.image.ref.name", "") or platform,
+            name=next(
+                (described.annotations[key] for key in _NAMES if described.annotations.get(key)), platform
+            ),
             platform=platform,
             manifest=described.digest,
             config=manifest.config.digest,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -277,3 +278,16 @@ def test_an_image_with_one_flipped_bit_is_refused_or_means_the_same(tmp_path: Pa
                 assert {name: content(found, name) for name in files} == files
         except RvpError:
             continue
+
+
+def test_images_of_new_engines_are_chosen_by_their_whole_name(tmp_path: Path) -> None:
+    made = {name: oci_files([layer(file("x", name.encode()))]) for name in ("a", "b")}
+    listed = []
+    for name, files in made.items():
+        (described,) = json.loads(files["index.json"])["manifests"]
+        notes = {"io.containerd.image.name": f"example/{name}:1", "org.opencontainers.image.ref.name": "1"}
+        listed.append({**described, "annotations": notes})
+    index = json.dumps({"schemaVersion": 2, "manifests": listed}).encode()
+    path = write_archive(tmp_path / "i.tar", {**made["a"], **made["b"], "index.json": index})
+    with open_image_files(path, image="example/b:1") as files_of_b:
+        assert content(files_of_b, "/x") == b"b"
