@@ -27,6 +27,7 @@ from provenance.predicates.reference_values import read_reference_values
 from provenance.predicates.shapes import ArtifactDigest, ArtifactSubject, PredicateRefused
 from tests.fakes.build_folder import sgxs_enclave, write_build
 from tests.fakes.images import file, layer, write_image
+from verifier.cli.values import core_lines
 
 PATH = "/opt/enclave.sgxs"
 LAYER = Layer(name="workload", provider="keyservice")
@@ -158,6 +159,9 @@ def test_an_image_built_elsewhere_is_stated_with_its_enclaves(tmp_path: Path) ->
     core = state_files([image], product="p", builder_id="https://example.org/b", tees=("sgx",)).core
     assert [one.id for one in core.sets] == ["oci/image.tar", "sgx/image.tar!/a", "sgx/image.tar!/b"]
     assert b'"inside"' in canonical_json(core)
+    shown = "\n".join(core_lines(core))
+    assert f"in the image {core.sets[0].claims['manifest'].exact}" in shown
+    assert "/b  sha256:" in shown
 
 
 SPEC = """\
