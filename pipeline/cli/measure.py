@@ -39,12 +39,19 @@ _TEES = sorted({one.tee for one in FORMATS})
     help="SGX: the configuration of an enclave that is not signed yet.",
 )
 @click.option("--manifest", metavar="FILE", type=click.Path(path_type=Path), help="SGX: Gramine's manifest.")
-@click.option("--libpal", metavar="FILE", type=click.Path(path_type=Path), help="SGX: Gramine's libpal.so.")
+@click.option(
+    "--libpal",
+    "--runtime",
+    "libpal",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="SGX: Gramine's libpal.so, EGo's ego-enclave.",
+)
 @click.option(
     "--generation",
     metavar="VERSION",
     default="",
-    help="SGX: of the SDK or of Gramine; default: as seen, or newest.",
+    help="SGX: of the SDK, of Gramine, of Open Enclave; default: as seen, or newest.",
 )
 @click.option(
     "--image", metavar="NAME", default="", help="SGX in an image: which one, when there are several."

@@ -47,7 +47,12 @@ def enclave_options(command: Callable[..., None]) -> Callable[..., None]:
         help="The configuration: enclave.toml, the SDK's XML, Open Enclave's .conf; none of Gramine.",
     )
     @click.option(
-        "--libpal", metavar="FILE", type=FILE, help="Gramine's libpal.so; by default beside the manifest."
+        "--libpal",
+        "--runtime",
+        "libpal",
+        metavar="FILE",
+        type=FILE,
+        help="Gramine's libpal.so, EGo's ego-enclave; by default beside the enclave.",
     )
     @click.option(
         "--generation",

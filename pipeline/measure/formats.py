@@ -93,6 +93,14 @@ def _is_open_enclave(head: Head) -> bool:
         return isinstance(data.obj, mmap.mmap) and data.obj.find(b"\0.oeinfo\0") >= 0
 
 
+def _is_ego(head: Head) -> bool:
+    if not head.start.startswith(b"\x7fELF"):
+        return False
+    from pipeline.measure.sgx.ego import is_ego_file
+
+    return is_ego_file(head.path)
+
+
 def _is_sgxs(head: Head) -> bool:
     return head.start[:8] in {b"ECREATE\0", b"UNSIZED\0"}
 
@@ -142,9 +150,16 @@ FORMATS: Final[tuple[Format, ...]] = (
         lay_out="pipeline.measure.sgx.sdk:lay_out_sdk",
     ),
     Format(
+        name="sgx-ego",
+        tee="sgx",
+        title="Intel SGX enclave (EGo program)",
+        recognises=_is_ego,
+        lay_out="pipeline.measure.sgx.ego:lay_out_ego",
+    ),
+    Format(
         name="sgx-open-enclave",
         tee="sgx",
-        title="Intel SGX enclave (Open Enclave, EGo)",
+        title="Intel SGX enclave (Open Enclave)",
         recognises=_is_open_enclave,
         lay_out="pipeline.measure.sgx.open_enclave:lay_out_open_enclave",
     ),

@@ -50,7 +50,7 @@ class MeasureOptions(msgspec.Struct, frozen=True, kw_only=True):
         config: the configuration of an enclave that is not laid out yet.
         config_name: where that came from, for messages.
         manifest: of a Gramine enclave.
-        libpal: of a Gramine enclave.
+        libpal: the runtime that is part of an enclave: Gramine's libpal.so, EGo's ego-enclave.
         generation: of the tool whose layout is meant (`2.26` of Intel's SDK, `1.9` of Gramine); empty: what
             the file says, else the newest.
         companions: take what lies beside the file by custom (FILE.sig); a build names its inputs instead.

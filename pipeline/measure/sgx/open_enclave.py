@@ -187,6 +187,8 @@ def lay_out_as(parts: Parts, generation: Generation) -> Enclave:
     main = LoadedImage(parts.main)
     if not parts.main.entry:
         main.bad("e_entry: no entry point", 24)
+    if parts.program is not None and parts.properties.start:
+        main.bad("create_zero_base_enclave: an enclave with a program cannot be based at zero", 0)
     images = (main, *_modules(main, parts, generation))
     image_size = place_images(images)
     relocations = link_images(images, generation)
@@ -226,10 +228,10 @@ def _modules(main: LoadedImage, parts: Parts, generation: Generation) -> list[Lo
     modules = [] if parts.program is None else [LoadedImage(parts.program)]
     info = main.symbols.get("_module_info")
     takes_two = info is not None and info.size > WITH_TLS
-    if generation.joins_plt and (not modules or takes_two):
-        needed = needed_module(parts.path, main)
-        modules += [] if needed is None else [needed]
-    return modules
+    if modules and not takes_two and is_linked(main):
+        main.bad("DT_NEEDED: besides a program, which Edgeless RT takes since 0.5 only", parts.main.phoff)
+    needed = needed_module(parts.path, main) if generation.joins_plt else None
+    return modules if needed is None else [*modules, needed]
 
 
 def _moved(run: Pages, start: int) -> Pages:

@@ -173,7 +173,8 @@ def merge(properties: Properties, conf: Conf, generation: Generation, *, name: s
     ):
         if value is not None and not there:
             bad(f"Open Enclave {generation.title} has no {key}")
-    attributes = _bit(properties.attributes, DEBUG, conf.debug)
+    debug = conf.debug or None if generation.keeps_debug else conf.debug
+    attributes = _bit(properties.attributes, DEBUG, debug)
     has_id = conf.family_id is not None or conf.extended_product_id is not None
     if properties.has_ids:
         attributes = _bit(attributes, KSS, 1 if has_id else (None if generation.keeps_kss else 0))

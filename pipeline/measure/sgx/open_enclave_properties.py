@@ -67,6 +67,7 @@ class Generation(msgspec.Struct, frozen=True, kw_only=True):
         id_bytes: how many bytes of family id and extended product id reach the SIGSTRUCT.
         keeps_ids: ids that the enclave has stay when the `.conf` gives none.
         keeps_kss: so does the attribute KSS.
+        keeps_debug: an enclave that allows debugging does so even with `Debug=0`.
     """
 
     name: str
@@ -86,6 +87,7 @@ class Generation(msgspec.Struct, frozen=True, kw_only=True):
     id_bytes: int = 16
     keeps_ids: bool = False
     keeps_kss: bool = False
+    keeps_debug: bool = False
 
     @property
     def title(self) -> str:
@@ -149,6 +151,7 @@ GENERATIONS: Final = (  # the newest first
         tls_pages=False,
         fixed_size=True,
         records_end=True,
+        keeps_debug=True,
         xfrm_mask=0,
     ),
     Generation(
@@ -159,6 +162,7 @@ GENERATIONS: Final = (  # the newest first
         tls_pages=False,
         fixed_size=True,
         records_end=True,
+        keeps_debug=True,
         gs_before_fs=True,
         xfrm_mask=0,
     ),

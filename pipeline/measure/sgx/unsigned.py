@@ -6,6 +6,7 @@
 | Gramine's manifest | is its own | `gramine` |
 | Open Enclave ELF (section `.oeinfo`) | `oesign`'s `.conf` | `open_enclave_sign` |
 | ELF of Intel's SDK | the SDK's XML | `sdk_sign` |
+| EGo program | `enclave.json`, or a `.conf` | `ego` |
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ def lay_out_unsigned(path: Path, options: MeasureOptions) -> Unsigned:
     Raises:
         BadEnclaveConfig: RVP-5007. CannotPack: RVP-5008; and what the readers raise (RVP-50nn).
     """
+    from pipeline.measure.sgx.ego import is_ego_file, lay_out_unsigned_ego
     from pipeline.measure.sgx.gramine import is_gramine, lay_out_gramine_unsigned
     from pipeline.measure.sgx.open_enclave_sign import is_open_enclave, lay_out_unsigned_open_enclave
     from pipeline.measure.sgx.pack import lay_out_freestanding
@@ -52,6 +54,8 @@ def lay_out_unsigned(path: Path, options: MeasureOptions) -> Unsigned:
 
     if options.manifest is not None or is_gramine(path):
         return lay_out_gramine_unsigned(path, options)
+    if is_ego_file(path):
+        return lay_out_unsigned_ego(path, options)
     if is_open_enclave(path):
         return lay_out_unsigned_open_enclave(path, options)
     if is_sdk_enclave(path):

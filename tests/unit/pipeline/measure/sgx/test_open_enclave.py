@@ -1,14 +1,13 @@
 """Open Enclave files, against a second implementation that was written from the facts alone.
 
-No real file is committed. The loader here is straight: one dict of bytes for the memory, one list of what is
-added, one hash.
+No real file is committed: the files are built by tests/fakes/open_enclave_elf.py.
 """
 
 from __future__ import annotations
 
-import hashlib
-import struct
+import functools
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -19,159 +18,20 @@ from pipeline.measure.measured import SIGNATURE_CHECKS
 from pipeline.measure.sgx.enclave import lay_out
 from pipeline.measure.sgx.hashing import hash_plainly, mrenclave
 from pipeline.measure.sgx.open_enclave_config import BadOpenEnclaveConfig, read_conf
+from pipeline.measure.sgx.open_enclave_properties import BadOpenEnclave
 from pipeline.measure.sgx.owner_key import new_key, read_private_key
 from pipeline.measure.sgx.sigstruct import Sigstruct, sign, to_be_signed
 from pipeline.measure.sgx.unsigned import lay_out_unsigned
 from tests.fakes.open_enclave_elf import MORE_NUMBERS, NUMBERS, number, open_enclave_elf, properties
+from tests.fakes.open_enclave_loader import straight
 
-PAGE = 4096
-OWNER: list[RSAPrivateKey] = []
 OLD = (*NUMBERS, "_tbss_size", "_tbss_align")
 
 
-def up(value: int, unit: int = PAGE) -> int:
-    return (value + unit - 1) // unit * unit
-
-
+@functools.cache
 def owner() -> RSAPrivateKey:
     """Make the owner's key once: that takes a second."""
-    if not OWNER:
-        OWNER.append(read_private_key(new_key()))
-    return OWNER[0]
-
-
-class File:
-    """An ELF file as the straight loader reads it."""
-
-    def __init__(self, data: bytes) -> None:
-        self.data = data
-        self.entry, phoff, shoff = struct.unpack_from("<QQQ", data, 24)
-        phnum, _, shnum, names = struct.unpack_from("<HHHH", data, 56)
-        self.programs = [struct.unpack_from("<IIQQQQQQ", data, phoff + 56 * i) for i in range(phnum)]
-        rows = [struct.unpack_from("<IIQQQQIIQQ", data, shoff + 64 * i) for i in range(shnum)]
-        self.sections = {data[rows[names][4] + row[0] :].split(b"\0", 1)[0].decode(): row for row in rows}
-        self.loads = [one for one in self.programs if one[0] == 1]
-        self.size = up(max(one[3] + one[6] for one in self.loads))
-        self.memory = bytearray(self.size)
-        for _, _, offset, address, _, file_size, _, _ in self.loads:
-            self.memory[address : address + file_size] = data[offset : offset + file_size]
-
-    def content(self, name: str) -> bytes:
-        row = self.sections.get(name)
-        return b"" if row is None else self.data[row[4] : row[4] + row[5]]
-
-    def symbol(self, index: int) -> tuple[str, int, int, int]:
-        at, _, _, section, value, size = struct.unpack_from("<IBBHQQ", self.content(".dynsym"), 24 * index)
-        return self.content(".dynstr")[at:].split(b"\0", 1)[0].decode(), section, value, size
-
-    @property
-    def symbols(self) -> dict[str, tuple[int, int, int]]:
-        every = [self.symbol(index) for index in range(1, len(self.content(".dynsym")) // 24)]
-        return {name: (section, value, size) for name, section, value, size in every}
-
-    def put(self, name: str, value: int) -> None:
-        if name in self.symbols:
-            struct.pack_into("<Q", self.memory, self.symbols[name][1], value)
-
-
-def straight(
-    data: bytes,
-    *,
-    tls_pages: bool = True,
-    clear: bool = False,
-    six_pages: bool = False,
-    end_not_size: bool = False,
-    gs_first: bool = False,
-    with_plt: bool = True,
-    align: int = 0,
-) -> bytes:
-    """MRENCLAVE of an enclave without modules, from the facts."""
-    file = File(data)
-    relocations = bytearray(file.content(".rela.dyn") + (file.content(".rela.plt") if with_plt else b""))
-    for at in range(0, len(relocations), 24):
-        info = struct.unpack_from("<Q", relocations, at + 8)[0]
-        if info & 0xFFFFFFFF == 18:
-            struct.pack_into("<Q", relocations, at + 16, file.symbol(info >> 32)[2])
-    relocations += bytes(-len(relocations) % PAGE)
-
-    info_at = file.sections[".oeinfo"][3]
-    size, _, heap, stack, threads, _, _, flags = struct.unpack_from("<IIQQQHHI", file.memory, info_at)
-    start = struct.unpack_from("<Q", file.memory, info_at + 88)[0] if size == 1960 and flags & 2 else 0
-    image_info = info_at + {1960: 96, 1952: 88, 1920: 56}[size]
-
-    tdata, tbss = file.sections.get(".tdata"), file.sections.get(".tbss")
-    align = align or (tdata[8] if tdata else 1)
-    tls = up(up(tdata[5], align) if tdata else 0) if not tbss else 0
-    if tbss:
-        tls = up((up(tdata[5], align) if tdata else 0) + up(tbss[5], tbss[8]))
-    tls = tls // PAGE if tls_pages else 1
-
-    total = file.size + len(relocations) + heap * PAGE
-    total += threads * PAGE * (stack + 2 + (6 if six_pages else 5 + tls))
-    enclave_size = 1
-    while enclave_size < total:
-        enclave_size *= 2
-    if clear:
-        file.memory[40:48] = bytes(8)
-        file.memory[60:64] = bytes(4)
-    struct.pack_into(
-        "<QQQQQQ",
-        file.memory,
-        image_info,
-        *(info_at, size, file.size, len(relocations), file.size + len(relocations)),
-        total if end_not_size else enclave_size,
-    )
-    file.memory[image_info + 48 : image_info + 48 + 1808] = bytes(1808)
-    file.put("_enclave_rva", file.symbols["_enclave_rva"][1])
-    file.put("_reloc_rva", file.size)
-    file.put("_reloc_size", len(relocations))
-    if tdata:
-        file.put("_tdata_rva", tdata[3])
-        file.put("_tdata_size", tdata[5])
-        file.put("_tdata_align", align)
-    if tbss:
-        file.put("_tbss_size", tbss[5])
-        file.put("_tbss_align", tbss[8])
-    file.put("_td_from_tcs_offset", (tls + 4) * PAGE)
-
-    secs_size = enclave_size
-    while start and secs_size < total + start:
-        secs_size *= 2
-    stream = hashlib.sha256(b"ECREATE\0" + struct.pack("<IQ", 1, secs_size) + bytes(44))
-
-    def add(address: int, flags: int, content: bytes | None) -> None:
-        address += start
-        stream.update(b"EADD\0\0\0\0" + struct.pack("<QQ", address, flags) + bytes(40))
-        for at in range(0, PAGE if content is not None else 0, 256):
-            stream.update(b"EEXTEND\0" + struct.pack("<Q", address + at) + bytes(48))
-            stream.update((content or b"")[at : at + 256])
-
-    for _, bits, _, address, _, _, memory_size, _ in file.loads:
-        flags_of = 0x200 | (bits >> 2 & 1) | (bits & 2) | (bits & 1) << 2
-        for page in range(address // PAGE * PAGE, address + memory_size, PAGE):
-            add(page, flags_of, bytes(file.memory[page : page + PAGE]))
-    at = file.size
-    for page in range(0, len(relocations), PAGE):
-        add(at, 0x201, bytes(relocations[page : page + PAGE]))
-        at += PAGE
-    for _ in range(heap):
-        add(at, 0x207 if flags & 4 else 0x203, None)
-        at += PAGE
-    for _ in range(threads):
-        at += PAGE
-        for _ in range(stack):
-            add(at, 0x203, b"\xcc" * PAGE)
-            at += PAGE
-        at += PAGE
-        fs = start + at + (tls + 4) * PAGE
-        gs = start + at + 4 * PAGE if gs_first else fs
-        tcs = struct.pack("<QQQII", 0, 0, start + at + PAGE, 0, 2)
-        tcs += struct.pack("<QQQQII", start + file.entry, 0, fs, gs, 0xFFFFFFFF, 0xFFFFFFFF)
-        add(at, 0x100, tcs.ljust(PAGE, b"\0"))
-        for extra in (1, 2, *range(4, 5 + tls)):
-            add(at + extra * PAGE, 0x203, bytes(PAGE))
-        at += (5 + tls) * PAGE
-    return stream.digest()
+    return read_private_key(new_key())
 
 
 def value_of(tmp_path: Path, data: bytes, *, generation: str = "") -> bytes:
@@ -296,6 +156,67 @@ def test_the_alignment_of_the_program_header_counts_from_0_17_7_on(tmp_path: Pat
     assert value_of(tmp_path, data, generation="0.17.5") == straight(data)
 
 
+def module(**how: Any) -> tuple[bytes, bytes]:
+    """Write an enclave and the shared object that it needs, each with symbols of the other."""
+    main = {"undefined": ("more", "weak_one", "back"), "defined": {"own": 0x5010}, "needed": "libmore.so"}
+    theirs: dict[str, Any] = {
+        "symbols": (),
+        "module_info": 0,
+        "undefined": ("own", "weak_two"),
+        "seed": b"more",
+    }
+    theirs["defined"] = {"more": 0x123, "back": 0x456}
+    first, second = open_enclave_elf(properties(), **main), open_enclave_elf(None, **theirs)
+
+    def one(name: str, kind: int) -> int:
+        return number(first, name) << 32 | kind
+
+    def two(name: str, kind: int) -> int:
+        return number(second, name) << 32 | kind
+
+    return (
+        open_enclave_elf(
+            properties(),
+            **main,
+            relocations=(
+                (8, 8, 16),
+                (16, one("more", 7), 3),
+                (24, one("weak_one", 6), 9),
+                (32, one("own", 1), 5),
+            ),
+            plt=((72, one("back", 7), 0),),
+        ),
+        open_enclave_elf(
+            None,
+            **theirs,
+            **how,
+            relocations=(
+                (8, 8, 4),
+                (16, two("own", 1), 2),
+                (24, two("more", 6), 1),
+                (32, two("weak_two", 6), 2),
+            ),
+        ),
+    )
+
+
+@pytest.mark.parametrize("how", [{}, {"tdata": b"m" * 40, "tbss": 16}])
+def test_a_shared_object_of_its_folder_is_part_of_the_enclave(tmp_path: Path, how: dict[str, Any]) -> None:
+    main, more = module(**how)
+    (tmp_path / "libmore.so").write_bytes(more)
+    assert value_of(tmp_path, main) == straight(main, more)
+    assert value_of(tmp_path, main, generation="0.17.7") == straight(main, more, got=False)
+    (tmp_path / "libmore.so").write_bytes(more.replace(b"more" * 9, b"less" * 9))
+    assert value_of(tmp_path, main) != straight(main, more)
+
+
+def test_a_symbol_that_nobody_defines_is_refused_unless_it_is_weak(tmp_path: Path) -> None:
+    main, more = module()
+    (tmp_path / "libmore.so").write_bytes(more.replace(b"\0back\0", b"\0bark\0"))
+    with pytest.raises(BadOpenEnclave, match="back is defined nowhere"):
+        value_of(tmp_path, main)
+
+
 # signing
 
 CONF = b"""# an enclave
@@ -347,6 +268,14 @@ def test_what_is_not_in_the_conf_stays_but_ids_and_zero_base_do_not(tmp_path: Pa
     assert unsigned.fields.isvfamilyid == bytes(16)
     assert unsigned.enclave.facts["flags"] == "0x0"
     assert unsigned.enclave.facts["heap_pages"] == 77
+
+
+def test_early_signers_leave_an_enclave_open_to_debugging(tmp_path: Path) -> None:
+    path = tmp_path / "enclave"
+    path.write_bytes(open_enclave_elf(properties(1920), module_info=0, symbols=OLD))
+    early = lay_out_unsigned(path, MeasureOptions(config=b"Debug=0", generation="0.9")).fields
+    later = lay_out_unsigned(path, MeasureOptions(config=b"Debug=0", generation="0.10")).fields
+    assert (early.attributes, later.attributes) == ((6, 3), (4, 3))
 
 
 def test_a_conf_measures_an_unsigned_file_as_it_would_be_signed(tmp_path: Path) -> None:
