@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 _MAX_IMAGE: Final = 1 << 36
 _MAX_TLS: Final = 1 << 24
-_MAX_SYMBOLS: Final = 1 << 22
+_MAX_SYMBOLS: Final = 1 << 18
 _SYMBOL: Final = struct.Struct("<IBBHQQ")
 _RELA: Final = struct.Struct("<QQq")
 R_64, R_GLOB_DAT, R_JUMP_SLOT, R_RELATIVE, R_TPOFF64 = 1, 6, 7, 8, 18

@@ -53,6 +53,9 @@ class Changed:
 
 
 CASES = {
+    ".dynsym has": Changed(GOOD + bytes(24 << 19))
+    .section(".dynsym", 24, "<Q", len(GOOD))
+    .section(".dynsym", 32, "<Q", 24 << 19),
     "num_heap_pages": Changed().put(INFO + 8, "<Q", (1 << 64) - 2),
     "num_heap_pages: ": Changed().put(INFO + 8, "<Q", 1 << 53),
     "num_stack_pages": Changed().put(INFO + 16, "<Q", (1 << 64) - 2),
