@@ -264,9 +264,9 @@ def _layout(elf: Elf, record: Record) -> Iterator[Pages]:
                 f"layout entry {index} repeats {count} entries {times} times, more than {_MAX_RUNS} in all",
                 place=elf.name,
             )
-        if step > record.enclave_size and times:
+        if times and (step < PAGE or step % PAGE or step * times > record.enclave_size):
             raise BadSgxMetadata(
-                f"layout entry {index} repeats entries in steps of {step:#x}, "
+                f"layout entry {index} repeats entries {times} times in steps of {step:#x}, "
                 f"the enclave has {record.enclave_size:#x}",
                 place=elf.name,
             )

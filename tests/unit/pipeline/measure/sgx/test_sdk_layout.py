@@ -241,6 +241,20 @@ def test_a_relocation_outside_the_segments_is_refused() -> None:
         enclave_image(elf, read_metadata(elf)[0])
 
 
+@pytest.mark.parametrize(
+    ("times", "step"), [(200_000, 0), (200_000, 8), (3, 0x1008), (17, PAGE), (1, 1 << 63)]
+)
+def test_a_group_that_cannot_fit_is_refused_before_it_is_repeated(times: int, step: int) -> None:
+    layout = (HEAP, Entry(ident=9, repeat=(1, times, step)))
+    elf = Elf(memoryview(sdk_file((TEXT,), (Record(version=(2, 4), size=0x10000, layout=layout),))))
+    start = time.monotonic()
+    with pytest.raises(
+        BadSgxMetadata, match=f"layout entry 1 repeats entries {times} times in steps of {step:#x}"
+    ):
+        enclave_image(elf, read_metadata(elf)[0])
+    assert time.monotonic() - start < 0.5
+
+
 def test_many_threads_take_no_memory() -> None:
     """A page of content for each of 200 000 repetitions would be 800 MB."""
     threads = (
