@@ -39,6 +39,16 @@ MAX_DEPTH: Final = 64
 _BARE_KEY: Final = re.compile(r"[A-Za-z0-9_-]+\Z")
 # Possessive, and an unfinished text reaches to the end: hostile quotes cost one pass and no memory.
 _BRACKETS: Final = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?+|[\[{]|[\]}]', re.DOTALL)
+# The texts and comments of a TOML document; unfinished ones reach to the end. The rest is keys and values.
+_TEXTS: Final = re.compile(
+    rb'"""(?:[^"\\]++|\\.|"{1,2}+(?!"))*+"{0,5}+'
+    rb"|'''(?:[^']++|'{1,2}+(?!'))*+'{0,5}+"
+    rb'|"(?:[^"\\\n]++|\\[^\n])*+"?+'
+    rb"|'[^'\n]*+'?+"
+    rb"|#[^\n]*+",
+    re.DOTALL,
+)
+_LONG_KEY: Final = re.compile(rb'(?<![\w"-])(?:["\w-]++[ \t]*+\.[ \t]*+){%d}' % MAX_DEPTH)
 _SURROGATE: Final = re.compile(rb"\\u[dD][89a-fA-F]")
 _MAX_KEYS_TRIED: Final = 1000
 _MAX_SHOWN: Final = 80  # characters of a key in a message
@@ -169,17 +179,18 @@ def read_json(data: bytes, type_: type[T], *, name: str = "", limit_bytes: int =
     return convert(parse_json(data, name=name, limit_bytes=limit_bytes), type_, name=name)
 
 
-def read_toml(data: bytes, type_: type[T], *, name: str = "", limit_bytes: int = MAX_BYTES) -> T:
-    """Read TOML into a typed model; errors have the line of the key they are about.
+def parse_toml(data: bytes, *, name: str = "", limit_bytes: int = MAX_BYTES) -> dict[str, Any]:
+    """Parse TOML into plain values: bounded, without keys of endless parts (which cost the square of them).
 
     Raises:
-        NotWellFormed: RVP-1011 (a duplicate key is not TOML). UnknownKey: RVP-1013. WrongType: RVP-1014.
+        NotWellFormed: RVP-1011 (a duplicate key is not TOML).
     """
     if len(data) > limit_bytes:
         raise NotWellFormed(f"the document has {len(data)} bytes, {limit_bytes} are allowed", place=name)
+    if _LONG_KEY.search(_TEXTS.sub(lambda text: b"" if text[0][:1] == b"#" else b'"', data)):
+        raise NotWellFormed(f"a key of more than {MAX_DEPTH} parts", place=name)
     try:
-        text = data.decode("utf-8")
-        document = tomllib.loads(text)
+        return tomllib.loads(data.decode("utf-8"))
     except UnicodeDecodeError as error:
         raise NotWellFormed(f"byte {error.start} is not UTF-8", place=name) from error
     except (ValueError, RecursionError) as error:  # ValueError: an integer of thousands of digits, too
@@ -187,7 +198,16 @@ def read_toml(data: bytes, type_: type[T], *, name: str = "", limit_bytes: int =
         place = _join(name, f"{line[1]}:{line[2]}") if line else name
         message = re.sub(r" \(at line \d+, column \d+\)", "", str(error))
         raise NotWellFormed(f"not TOML: {message}", place=place) from error
-    return convert(document, type_, name=name, line_of=lambda path: line_in_toml(text, path))
+
+
+def read_toml(data: bytes, type_: type[T], *, name: str = "", limit_bytes: int = MAX_BYTES) -> T:
+    """Read TOML into a typed model; errors have the line of the key they are about.
+
+    Raises:
+        NotWellFormed: RVP-1011 (a duplicate key is not TOML). UnknownKey: RVP-1013. WrongType: RVP-1014.
+    """
+    document = parse_toml(data, name=name, limit_bytes=limit_bytes)
+    return convert(document, type_, name=name, line_of=lambda path: line_in_toml(data.decode("utf-8"), path))
 
 
 def convert(

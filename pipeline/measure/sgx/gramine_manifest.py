@@ -16,7 +16,6 @@ Example:
 from __future__ import annotations
 
 import re
-import tomllib
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -36,7 +35,7 @@ from pipeline.measure.sgx.gramine_generation import (
 )
 from pipeline.measure.sgx.sigstruct import DEBUG, MODE64BIT
 from provenance.errors import UsageError
-from provenance.strict import line_in_toml
+from provenance.strict import NotWellFormed, line_in_toml, parse_toml
 
 T = TypeVar("T")
 
@@ -158,16 +157,12 @@ def read_manifest(data: bytes, *, name: str = "") -> GramineManifest:
     Raises:
         BadGramineManifest: RVP-5041.
     """
-    if len(data) > MAX_BYTES:
-        raise BadGramineManifest(f"{len(data)} bytes, {MAX_BYTES} are allowed", place=name)
     if b"\0" in data:
         raise BadGramineManifest("the text has a NUL byte", place=name)
     try:
-        table = tomllib.loads(data.decode())
-    except UnicodeDecodeError as error:
-        raise BadGramineManifest(f"byte {error.start} is not UTF-8", place=name) from error
-    except (ValueError, RecursionError) as error:  # ValueError: also an integer of thousands of digits
-        raise BadGramineManifest(f"not TOML: {str(error)[:200]}", place=name) from error
+        table = parse_toml(data, name=name, limit_bytes=MAX_BYTES)
+    except NotWellFormed as error:
+        raise BadGramineManifest(error.message, place=error.place) from error
     found = GramineManifest(data=data, table=table, name=name)
     if not isinstance(table.get("sgx", {}), dict):
         raise found.bad("sgx", f"{_kind(table['sgx'])}, expected a table")

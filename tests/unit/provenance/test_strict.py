@@ -20,6 +20,7 @@ from provenance.strict import (
     WrongType,
     line_in_toml,
     parse_json,
+    parse_toml,
     read_file,
     read_json,
     read_toml,
@@ -209,3 +210,27 @@ def test_a_number_of_thousands_of_digits_is_not_well_formed() -> None:
         parse_json(b"9" * 5000)
     with pytest.raises(NotWellFormed):
         read_toml(b"name = " + b"9" * 5000, Part)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"a." * 200_000 + b"b = 1",
+        b"[" + b"a." * 200_000 + b"b]",
+        b"x = { " + b'"a" . ' * 200_000 + b"b = 1 }",
+        b'x = """\n ", """\ny = ["""\n", """, {' + b"a." * 200_000 + b'b = 1}, "x"]',
+        b"x = 'a'\ny = \"it's\" # it's \"\n" + b"a." * 200_000 + b"b = 1",
+    ],
+)
+def test_a_toml_key_of_endless_parts_is_refused_at_once(data: bytes) -> None:
+    start = time.monotonic()
+    with pytest.raises(NotWellFormed, match="a key of more than 64 parts"):
+        parse_toml(data)
+    assert time.monotonic() - start < 2
+
+
+@pytest.mark.parametrize("quote", ['"', "'", '"""', "'''"])
+def test_dots_in_texts_and_comments_are_not_keys(quote: str) -> None:
+    dots = "a." * 200
+    text = f"x = {quote}{dots}{quote} # {dots}\ny = [1.5, 2.5]\n" + "k.k.k = 1\n"
+    assert parse_toml(text.encode())["x"] == dots
