@@ -13,7 +13,7 @@ from typing import Final
 
 import msgspec
 
-_POWERS: Final = tuple(1 << power for power in range(12, 33))
+_POWERS: Final = tuple(1 << power for power in range(12, 32))
 _COMMON: Final = (0, *sorted({*_POWERS, *(3 * one for one in _POWERS)}))
 _STACKS: Final = tuple(one for one in _COMMON if 0 < one <= 1 << 26)
 _COUNTS: Final = tuple(range(1, 65))

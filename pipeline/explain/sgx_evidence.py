@@ -29,6 +29,7 @@ _MAX_PAGES: Final = 512
 _MAX_STRING_BYTES: Final = 8 << 20
 _MAX_SYMBOLS: Final = 200_000
 _STRING: Final = re.compile(rb"[\x20-\x7e\t]{6,}")
+_NO_STRINGS: Final = (".note", ".hash", ".gnu.hash", ".dynsym", ".rel", ".gnu.version", ".eh_frame", ".got")
 _DIFFERENT: Final = re.compile(rb"[^\0]+")
 
 
@@ -311,27 +312,33 @@ def _strings(left: EnclaveSide, right: EnclaveSide) -> tuple[tuple[str, ...], tu
 
 
 def _readable(side: EnclaveSide) -> Iterator[str]:
-    """Give the strings of data: of pages without code, and of `.rodata` among code."""
+    """Give the strings of data: of sections that may have some, and of pages that have no sections."""
     left = _MAX_STRING_BYTES
-    areas = [
-        (run.address, run.count * run.unit)
-        for run in side.runs
-        if run.content
-        and (run.count == 1 or not run.is_filled)
-        and not run.flags & SECINFO_X
-        and not is_tcs(run)
-    ]
-    for span in side.labels.sections:
-        run = side.run_at(span.start)
-        if run is not None and run.flags & SECINFO_X and span.name.startswith((".rodata", ".data")):
-            areas.append((span.start, span.size))
-    for address, size in areas:
+    for address, size in _data_areas(side):
         if left <= 0:
             return
         data = side.read(address, min(size, left))
         left -= len(data)
         for match in _STRING.finditer(data):
             yield match[0].decode("ascii")
+
+
+def _data_areas(side: EnclaveSide) -> Iterator[tuple[int, int]]:
+    sections: dict[int, list[Span]] = {}
+    for span in side.labels.sections:
+        found = side.run_at(span.start)
+        if found is not None:
+            sections.setdefault(found.address, []).append(span)
+    for run in side.runs:
+        if not run.content or (run.is_filled and run.count > 1) or is_tcs(run):
+            continue
+        inside = sections.get(run.address, [])
+        if not inside and not run.flags & SECINFO_X:
+            yield run.address, run.count * run.unit
+        for span in inside:
+            is_data = span.name.startswith((".rodata", ".data"))
+            if is_data or not (run.flags & SECINFO_X or span.name.startswith(_NO_STRINGS)):
+                yield span.start, span.size
 
 
 # ---- symbols -----------------------------------------------------------------------------------------------

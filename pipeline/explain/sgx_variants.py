@@ -40,7 +40,7 @@ _FLAGS: Final = tuple(
 )
 _TCS_BITS: Final = ((0, 1, "debugging of the TCS (FLAGS.DBGOPTIN)"), (0, 2, "AEX-notify (TCS.FLAGS bit 1)"))
 _TCS_FLAGS_AT, _TCS_ADDRESSES = 8, (16, 48, 56)
-_SIZES: Final = tuple(sorted({scale << power for power in range(12, 33) for scale in (1, 3)}))
+_SIZES: Final = tuple(sorted({scale << power for power in range(12, 32) for scale in (1, 3)}))
 
 
 class Variant(msgspec.Struct, frozen=True, kw_only=True):

@@ -87,6 +87,12 @@ def build(
     return signed
 
 
+@pytest.fixture(scope="module")
+def first(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The enclave that the others are compared with."""
+    return build(tmp_path_factory.mktemp("first") / "a")
+
+
 def explained(left: Path, right: Path) -> Explained:
     return explain(Operand(text=str(left)), Operand(text=str(right)), clock=time.monotonic)
 
@@ -95,8 +101,8 @@ def ids(found: Explained) -> list[str]:
     return [one.id for one in found.causes]
 
 
-def test_a_build_in_another_folder_is_equal_where_no_path_goes_in(tmp_path: Path) -> None:
-    found = explained(build(tmp_path / "a"), build(tmp_path / "b"))
+def test_a_build_in_another_folder_is_equal_where_no_path_goes_in(first: Path, tmp_path: Path) -> None:
+    found = explained(first, build(tmp_path / "b"))
     assert found.equal
     assert ".debug" in " ".join(found.notes)
 
@@ -116,30 +122,30 @@ def test_the_path_of_the_build_is_told(tmp_path: Path) -> None:
     assert str(tmp_path / "aaaa" / "main.c") in found.causes[0].evidence[0]
 
 
-def test_another_constant_names_its_function(tmp_path: Path) -> None:
-    found = explained(build(tmp_path / "a"), build(tmp_path / "b", extra=2))
+def test_another_constant_names_its_function(first: Path, tmp_path: Path) -> None:
+    found = explained(first, build(tmp_path / "b", extra=2))
     assert ids(found) == ["code"]
     assert found.causes[0].evidence == ("first",)
     assert found.first is not None
     assert found.first.place.startswith("first + 0x")
 
 
-def test_a_longer_function_and_what_it_moved_is_named(tmp_path: Path) -> None:
-    found = explained(build(tmp_path / "a"), build(tmp_path / "b", "-DLONGER"))
+def test_a_longer_function_and_what_it_moved_is_named(first: Path, tmp_path: Path) -> None:
+    found = explained(first, build(tmp_path / "b", "-DLONGER"))
     (moved,) = (one for one in found.causes if one.id == "moved")
     assert moved.words.startswith("second has another size")
     assert "symbols behind second moved by +0x" in moved.evidence[-1]
 
 
-def test_another_string_is_told(tmp_path: Path) -> None:
-    found = explained(build(tmp_path / "a"), build(tmp_path / "b", '-DGREETING="hallo from the enclave"'))
+def test_another_string_is_told(first: Path, tmp_path: Path) -> None:
+    found = explained(first, build(tmp_path / "b", '-DGREETING="hallo from the enclave"'))
     assert ids(found) == ["text"]
     assert "'hallo from the enclave'" in " ".join(found.causes[0].evidence)
 
 
-def test_another_heap_is_told(tmp_path: Path) -> None:
+def test_another_heap_is_told(first: Path, tmp_path: Path) -> None:
     other = build(tmp_path / "b", config=EnclaveConfig(threads=2, heap="1MiB"))
-    found = explained(build(tmp_path / "a"), other)
+    found = explained(first, other)
     assert ids(found) == ["heap-size", "configuration-only"]
     assert found.first is not None
     assert found.first.place.startswith("g_global_data + 0x")
@@ -151,15 +157,14 @@ def test_a_build_id_is_told_beside_what_it_follows_from(tmp_path: Path) -> None:
     assert ids(found) == ["build-id"]
 
 
-def test_a_stripped_file_has_the_same_value(tmp_path: Path) -> None:
-    one = build(tmp_path / "a")
+def test_a_stripped_file_has_the_same_value(first: Path, tmp_path: Path) -> None:
     if shutil.which("strip") is None:
         pytest.skip("there is no strip on this machine")
     stripped = tmp_path / "stripped.so"
-    subprocess.run(["strip", "--strip-debug", "-o", stripped, tmp_path / "a" / "enclave.so"], check=True)
+    subprocess.run(["strip", "--strip-debug", "-o", stripped, first.with_name("enclave.so")], check=True)
     other = tmp_path / "b.so"
     other.write_bytes(pack_enclave(stripped, EnclaveConfig(threads=2, heap="64KiB")))
-    assert explained(one, other).equal
+    assert explained(first, other).equal
 
 
 def test_symbols_come_from_an_unstripped_companion(tmp_path: Path) -> None:
