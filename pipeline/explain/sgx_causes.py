@@ -7,7 +7,7 @@ what the build put in, then what merely moved.
 | id | sees |
 |---|---|
 | `heap-size`, `stack-size`, `threads`, `reserved-memory`, `ssa-frame`, `enclave-size` | numbers |
-| `sdk-generation` | metadata version, size of g_global_data, version numbers |
+| `sdk-generation` | metadata version, size of g_global_data, version strings of the SDK's libraries |
 | `enclave-range` | every page lies further by one distance |
 | `aex-notify` | FLAGS of the TCS |
 | `page-flags` | equal content, other permissions |

@@ -16,6 +16,7 @@ from pipeline.explain.sgx_evidence import Evidence
 Rule = Callable[[Evidence], LikelyCause | None]
 _PAIRS: Final = 40
 _SHOWN: Final = 4
+_PIECES: Final = 400
 _EPOCHS: Final = (1_420_070_400, 2_051_222_400)  # 2015 to 2035
 _COMPILER: Final = re.compile(
     r"GCC: \(|^GNU [CAM]|clang version \d|rustc version \d|LLD \d|^Go build ID|Intel\(R\) .*Compiler"
@@ -93,6 +94,7 @@ def text(evidence: Evidence) -> LikelyCause | None:
         [one for one in side if one not in explained and not _COMPILER.search(one) and _is_text(one)]
         for side in evidence.strings
     )
+    gone, new = _without_pieces(gone, new), _without_pieces(new, gone)
     if not gone and not new:
         return None
     seen = [f"only left: {one[:120]!r}" for one in gone[:_SHOWN]]
@@ -103,6 +105,12 @@ def text(evidence: Evidence) -> LikelyCause | None:
         evidence=tuple(seen),
         remedy="compare sources and build options",
     )
+
+
+def _without_pieces(lines: list[str], others: list[str]) -> list[str]:
+    """Leave out what is the other side's string with another byte before or behind it."""
+    known = [one for one in others if len(one) > _SHOWN][:_PIECES]
+    return [line for line in lines[:_PIECES] if not any(line in one or one in line for one in known)]
 
 
 def _is_text(line: str) -> bool:

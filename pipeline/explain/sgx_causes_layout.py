@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Callable
 from typing import Final
@@ -15,6 +16,7 @@ Rule = Callable[[Evidence], LikelyCause | None]
 _SHOWN: Final = 4
 _GENERATION: Final = ("metadata", "sdk", "sdk_version", "gramine", "open_enclave", "generation")
 _CONFIGURED_SYMBOLS: Final = frozenset({"g_global_data", "_enclave_rva", "_reloc_rva", "_reloc_size"})
+_SDK_VERSION: Final = re.compile(r"SGX_\w+_VERSION_\d+\.\d")
 _TCS_FLAGS: Final = range(8, 16)
 
 
@@ -61,6 +63,9 @@ def generation(evidence: Evidence) -> LikelyCause | None:
         for one, other in evidence.symbols.resized
         if one.name == "g_global_data"
     ]
+    versions = [sorted(filter(_SDK_VERSION.match, side))[:_SHOWN] for side in evidence.strings]
+    if all(versions):
+        seen += [f"{one} and {other}" for one, other in zip(*versions, strict=False)]
     kinds = {str(side.get("layout", "")).split(" ")[0] for side in evidence.values}
     if not seen or len(kinds) > 1:  # SGXS and ELF are two ways to write one enclave
         return None

@@ -38,6 +38,28 @@ _TCS_FIELDS: Final = (
     (68, "GSLIMIT"),
     (72, "reserved"),
 )
+# System V ABI, "ELF Header" and "Program Header"
+_EHDR_BYTES, _PHDR_BYTES = 64, 56
+_EHDR_FIELDS: Final = (
+    (0, "identification"),
+    (16, "type"),
+    (18, "machine"),
+    (20, "version"),
+    (24, "entry point"),
+    (32, "where the program headers are"),
+    (40, "where the section headers are"),
+    (48, "flags and sizes of headers"),
+)
+_PHDR_FIELDS: Final = (
+    (0, "kind"),
+    (4, "permissions"),
+    (8, "offset in the file"),
+    (16, "address"),
+    (24, "physical address"),
+    (32, "size in the file"),
+    (40, "size in memory"),
+    (48, "alignment"),
+)
 # the first words of g_global_data: of Intel's SDK, and of freestanding enclaves (marker rvpencl1)
 _GLOBAL_DATA: Final = {
     False: (
@@ -140,9 +162,27 @@ class EnclaveSide:
         if said:
             segment = _SEGMENT.match(label)
             return f"{said}, {segment[0] if segment else label}".rstrip(", ")
+        header = self._header_field(address)
+        if header:
+            return f"{header}, {label}".rstrip(", ")
         if label and run and run.count > 1:
             return f"{label}, page {inside // run.unit + 1} of {run.count}"
         return label
+
+    def _header_field(self, address: int) -> str:
+        """Name the field of an ELF header, where its segment holds the file's beginning."""
+        for one in self.enclave.elves if self.enclave else ():
+            for load in one.elf.loads:
+                inside = address - one.base - load.address + load.offset
+                table = one.elf.phoff, one.elf.phoff + one.elf.phnum * _PHDR_BYTES
+                if not 0 <= inside - load.offset < load.file_size:
+                    continue
+                if inside < _EHDR_BYTES:
+                    return f"ELF header: {field_name(_EHDR_FIELDS, inside)}"
+                if table[0] <= inside < table[1]:
+                    number, at = divmod(inside - table[0], _PHDR_BYTES)
+                    return f"program header {number}: {field_name(_PHDR_FIELDS, at)}"
+        return ""
 
     def _global_data_field(self, address: int, place: Place) -> str:
         start = address - place.symbol_offset

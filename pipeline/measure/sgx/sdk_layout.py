@@ -65,6 +65,7 @@ _NAMES: Final = {
 }
 _OLD_NAMES: Final = {1: "heap", 2: "TCS", 3: "thread data", 4: "SSA", 5: "stack"}
 _TWINS: Final = 10
+_OLD_TCS: Final = 2
 
 
 def enclave_image(elf: Elf, record: Record) -> EnclaveImage:
@@ -251,11 +252,12 @@ def _relocated_pages(elf: Elf) -> tuple[int, ...]:
 
 def _layout(elf: Elf, record: Record) -> Iterator[Pages]:
     runs = 0
+    names = _names(record)
     threads = 0
     for index, entry in enumerate(record.layout):
         if entry.repeat is None:
             threads += entry.flags == SECINFO_TCS
-            yield from _entry_pages(entry, 0, _label(record, entry, threads), elf.name)
+            yield from _entry_pages(entry, 0, _label(names, entry, threads), elf.name)
             continue
         count, times, step = entry.repeat
         runs += count * times
@@ -274,14 +276,18 @@ def _layout(elf: Elf, record: Record) -> Iterator[Pages]:
             for again in record.layout[index - count : index]:
                 if again.repeat is None:
                     threads += again.flags == SECINFO_TCS
-                    yield from _entry_pages(again, step * turn, _label(record, again, threads), elf.name)
+                    yield from _entry_pages(again, step * turn, _label(names, again, threads), elf.name)
 
 
-def _label(record: Record, entry: LayoutEntry, threads: int) -> str:
-    if record.version == _ODD:
-        name = _OLD_NAMES.get(entry.ident, "pages")
-    else:
-        name = _NAMES.get(entry.ident) or _NAMES.get(entry.ident - _TWINS, "pages")
+def _names(record: Record) -> dict[int, str]:
+    """Choose the names of a record's entries: SDK 1.x numbered them otherwise, and its TCS is number 2."""
+    if any(entry.flags == SECINFO_TCS and entry.ident == _OLD_TCS for entry in record.layout):
+        return _OLD_NAMES
+    return _NAMES
+
+
+def _label(names: dict[int, str], entry: LayoutEntry, threads: int) -> str:
+    name = names.get(entry.ident) or (names.get(entry.ident - _TWINS) if names is _NAMES else None) or "pages"
     before = {"TCS", "SSA", "thread data"}
     if name in before:
         return f"{name} {max(threads - 1, 0)}"

@@ -277,6 +277,21 @@ def test_a_signed_enclave_that_was_changed_is_compared_with_its_own_signature(
 
 
 @pytest.mark.vectors
+def test_fields_of_the_elf_header_are_named(vectors: Path, tmp_path: Path) -> None:
+    original = vectors / "sgx" / "mini" / "keysvc.signed.so"
+    for offset, expected in (
+        (0x18, "ELF header: entry point"),
+        (0x40 + 56 + 24, "program header 1: physical address"),
+    ):
+        data = bytearray(original.read_bytes())
+        data[offset] ^= 1
+        (tmp_path / "changed.so").write_bytes(data)
+        first = explained(original, tmp_path / "changed.so").first
+        assert first is not None
+        assert first.place.startswith(expected)
+
+
+@pytest.mark.vectors
 def test_one_flipped_byte_of_a_real_enclave_is_found_with_its_function(vectors: Path, tmp_path: Path) -> None:
     original = vectors / "sgx" / "mini" / "keysvc.signed.so"
     data = bytearray(original.read_bytes())

@@ -255,6 +255,17 @@ def test_stripped_code_that_moved_is_found_by_its_bytes() -> None:
     assert "+0x10 bytes" in moved.evidence[0]
 
 
+def test_version_strings_of_the_sdk_tell_its_generation() -> None:
+    left, right = (made(text=f"SGX_TRTS_VERSION_{one}\0".encode()) for one in ("2.11.100.2", "2.17.100.3"))
+    (found,) = (one for one in likely_causes(evidence(left, right)) if one.id == "sdk-generation")
+    assert found.evidence == ("SGX_TRTS_VERSION_2.11.100.2 and SGX_TRTS_VERSION_2.17.100.3",)
+    assert "sdk-generation" not in causes(left, made(text=b"another text\0"))
+
+
+def test_a_string_with_another_byte_behind_it_is_no_other_string() -> None:
+    assert "text" not in causes(made(text=b"PROVISIONSEALKEY\0"), made(text=b"PROVISIONSEALKEYT$\0"))
+
+
 def test_what_grew_is_named_with_what_it_moved() -> None:
     (moved,) = likely_causes(evidence(*CASES["moved"]))
     assert moved.evidence == ("first: 1000 and 1016 bytes", "2 symbols behind first moved by +0x10 bytes")

@@ -15,8 +15,11 @@ from pipeline.measure.sgx.enclave_image import PAGE, Chunks, EnclaveImage, Pages
 from pipeline.measure.sgx.hashing import mrenclave
 from pipeline.measure.sgx.labels import Labels
 from pipeline.measure.sgx.log import MEASURED, REPEAT, LogDoesNotFold, content_of, fold_log, write_log
+from pipeline.measure.sgx.sdk_layout import enclave_image
+from pipeline.measure.sgx.sdk_metadata import LayoutEntry, Record
 from pipeline.measure.sgx.sgxs import read_sgxs, write_sgxs
 from provenance.measurement_log import MeasurementLog
+from tests.fakes.enclave_elf import enclave_elf
 
 
 def image_of(*parts: Part) -> EnclaveImage:
@@ -214,3 +217,27 @@ def test_an_sgxs_stream_of_a_log_is_read_twice() -> None:
     image = image_of(Pages(address=0, count=3, flags=0x205, content=different_pages(3)))
     stream = read_sgxs(memoryview(write_sgxs(msgspec.structs.replace(image, size_bytes=1 << 20))))
     assert len(log_of(stream).events) == 4
+
+
+@pytest.mark.parametrize(("stack", "tcs"), [(5, 2), (8, 4)])
+def test_both_generations_of_entry_numbers_are_named(stack: int, tcs: int) -> None:
+    record = Record(
+        major=1,
+        minor=4,
+        size_bytes=0,
+        ssa_frame_size=1,
+        desired_misc_select=0,
+        enclave_size=1 << 24,
+        attributes=b"",
+        sigstruct=b"",
+        patches=(),
+        layout=(
+            LayoutEntry(ident=1, attributes=1, page_count=4, address=0x10000, flags=0x203),
+            LayoutEntry(ident=stack, attributes=3, page_count=4, address=0x20000, flags=0x203),
+            LayoutEntry(
+                ident=tcs, attributes=3, page_count=1, address=0x30000, flags=0x100, content=bytes(72)
+            ),
+        ),
+    )
+    image = enclave_image(Elf(memoryview(enclave_elf())), record)
+    assert [part.label for part in image.parts][-3:] == ["heap", "stack 0", "TCS 0"]
