@@ -43,7 +43,12 @@ _TCS_FLAGS_AT: Final = 8
 _AEX_NOTIFY: Final = 2
 _PKRU, _AMX = 0x200, 0x60000
 _USER_REGIONS: Final = tuple(1 << power for power in range(12, 37))
-_SDK_RELEASES: Final = tuple(f"2.{minor}" for minor in range(26, -1, -1))
+_SDK_RELEASES: Final = (
+    *(f"2.{minor}" for minor in range(26, -1, -1)),
+    *(f"1.{minor}" for minor in (9, 8, 7, 6)),
+)
+_USER_REGION: Final = 23  # its pages are there when the enclave may change its memory: MiscSelect is 1
+_OLD_HEAP, _OLD_TCS, _OLD_STACK = 1, 2, 5  # SDK 1.x
 
 
 Layout = tuple[LayoutEntry, ...]
@@ -196,6 +201,14 @@ def xml_of(record: Record, *, policy: int) -> str:
     """Read back the configuration of an SDK enclave, as far as its layout shows it."""
     layout = full_layout(record)
     values: dict[str, int] = {"TCSPolicy": policy}
+    old = _threads(layout, ident=_OLD_TCS)
+    if old:
+        values |= {
+            "HeapMaxSize": _pages(layout, _OLD_HEAP) * PAGE,
+            "StackMaxSize": _pages(layout, _OLD_STACK) * PAGE,
+            "TCSNum": len(old),
+        }
+        return _written(values)
     heap = [_pages(layout, ident) * PAGE for ident in (1, 2, 3)]
     values |= {"HeapMinSize": heap[0], "HeapInitSize": heap[0] + heap[1], "HeapMaxSize": sum(heap)}
     stack = _pages(layout, 8) * PAGE
@@ -229,12 +242,17 @@ def xml_of(record: Record, *, policy: int) -> str:
     content = next((one.content for one in record.layout if one.flags == SECINFO_TCS), None)
     if content and content[_TCS_FLAGS_AT] & _AEX_NOTIFY:
         values["EnableAEXNotify"] = 1
-    if record.desired_misc_select:
-        values["MiscSelect"] = record.desired_misc_select
+    misc = record.desired_misc_select | any(one.ident == _USER_REGION for one in layout)
+    if misc:
+        values["MiscSelect"] = misc
     values |= _features(Sigstruct(record.sigstruct))
     if record.elrange:
         image, start, size = record.elrange
         values |= {"EnclaveImageAddress": image, "ELRangeStartAddress": start, "ELRangeSize": size}
+    return _written(values)
+
+
+def _written(values: dict[str, int]) -> str:
     elements = "".join(f"<{key}>{value:#x}</{key}>" for key, value in values.items())
     return f"<EnclaveConfiguration>{elements}</EnclaveConfiguration>"
 
