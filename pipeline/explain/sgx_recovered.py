@@ -13,6 +13,7 @@ What is read back is only used when it gives the file's own MRENCLAVE again.
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -47,6 +48,7 @@ _SDK_RELEASES: Final = (
     *(f"2.{minor}" for minor in range(26, -1, -1)),
     *(f"1.{minor}" for minor in (9, 8, 7, 6)),
 )
+_RELEASE: Final = re.compile(r"\d+\.\d+(?:\.\d+)?")
 _USER_REGION: Final = 23  # its pages are there when the enclave may change its memory: MiscSelect is 1
 _OLD_HEAP, _OLD_TCS, _OLD_STACK = 1, 2, 5  # SDK 1.x
 
@@ -145,7 +147,13 @@ def configured(side: EnclaveSide, options: MeasureOptions, folder: Path) -> Conf
         )
     if tool == "Open Enclave":
         return Configured(
-            tool=tool, path=side.path, config=b"", options=options, generation=options.generation
+            tool=tool,
+            path=side.path,
+            config=b"",
+            options=options,
+            generation=options.generation,
+            generations=tuple(_RELEASE.findall(layout)),
+            is_read_back=True,
         )
     if layout.startswith("SDK metadata") and side.enclave.elves:
         return _read_back(side.enclave.elves[0].elf, options, folder)
