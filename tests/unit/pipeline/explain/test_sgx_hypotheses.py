@@ -25,8 +25,11 @@ from pipeline.measure.sgx.enclave_config import EnclaveConfig
 from pipeline.measure.sgx.enclave_image import PAGE, EnclaveImage, Pages, Part
 from pipeline.measure.sgx.hashing import hash_plainly, mrenclave
 from pipeline.measure.sgx.pack import measure_packed, pack_enclave
+from pipeline.measure.sgx.unsigned import lay_out_unsigned
 from provenance.errors import RvpError
 from tests.fakes.enclave_elf import enclave_elf
+from tests.fakes.open_enclave_elf import open_enclave_elf, properties
+from tests.fakes.sdk_elf import sdk_elf
 from tests.fakes.symbol_elf import READ, READ_EXECUTE, READ_WRITE, enclave, segment
 
 STEP = 0x40000
@@ -270,3 +273,40 @@ def test_a_key_of_a_given_configuration_is_found(vectors: Path) -> None:
     assert found.right.what == "SIGSTRUCT"
     assert [one.change for one in found.hypotheses] == ["HeapMaxSize 0x10000 instead of 0x20000"]
     assert not found.equal
+
+
+@pytest.mark.parametrize(
+    ("generation", "version"),
+    [
+        ("1.6", None),
+        ("1.9", None),
+        ("2.0", None),
+        ("2.4", None),
+        ("2.13", (2, 13, 100)),
+        ("2.26", (2, 26, 100)),
+    ],
+)
+def test_configurations_of_each_generation_are_read_back(
+    tmp_path: Path, generation: str, version: tuple[int, int, int] | None
+) -> None:
+    config = (
+        b"<EnclaveConfiguration><TCSNum>3</TCSNum><StackMaxSize>0x20000</StackMaxSize>"
+        b"<HeapMaxSize>0x40000</HeapMaxSize></EnclaveConfiguration>"
+    )
+    (tmp_path / "enclave.so").write_bytes(sdk_elf(version))
+    options = MeasureOptions(config=config, generation=generation)
+    unsigned = lay_out_unsigned(tmp_path / "enclave.so", options)
+    laid_out = tmp_path / "laid_out.so"
+    laid_out.write_bytes(unsigned.write(None))
+    planted = config.replace(b"0x40000", b"0x80000")
+    other = lay_out_unsigned(tmp_path / "enclave.so", msgspec.structs.replace(options, config=planted))
+    found = explained(laid_out, mrenclave(other.enclave.image).hex())
+    assert [one.change for one in found.hypotheses] == ["HeapMaxSize 0x80000 instead of 0x40000"]
+
+
+def test_the_properties_of_an_open_enclave_file_are_changed(tmp_path: Path) -> None:
+    path = tmp_path / "enclave.signed"
+    path.write_bytes(open_enclave_elf(properties()))
+    planted = lay_out(path, MeasureOptions(config=b"NumTCS=7\n"))[0].image
+    found = explained(path, mrenclave(planted).hex())
+    assert [one.change for one in found.hypotheses] == ["NumTCS 7 instead of the default"]
