@@ -154,6 +154,13 @@ def test_a_command_signs_the_same_bytes(room: Path, owner: rsa.RSAPrivateKey) ->
     assert (room / "other.sig").read_bytes() == wanted
 
 
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="needs openssl")
+def test_openssl_is_such_a_command(room: Path, owner: rsa.RSAPrivateKey) -> None:
+    wanted = put_owner(room, owner)
+    assert sign_with("exec:openssl dgst -sha256 -sign owner.pem", "--public-key", "owner.pub") == 0
+    assert (room / "other.sig").read_bytes() == wanted
+
+
 @pytest.mark.parametrize(
     ("command", "code", "says"),
     [
@@ -397,3 +404,36 @@ def test_verify_compares_an_enclave_with_a_sigstruct_beside_it(
     assert run(cli, ["sgx", "verify", "unsigned.so", "--sigstruct", "owner.sig", "--format", "json"]) == 0
     (measurement,) = json.loads(capfd.readouterr().out)["measurements"]
     assert {one["id"] for one in measurement["checks"]} >= {"mrenclave-equals-sigstruct", "mrsigner", "q1q2"}
+
+
+def test_an_enclave_of_the_linker_is_verified_with_its_configuration(
+    room: Path, owner: rsa.RSAPrivateKey
+) -> None:
+    put_owner(room, owner)
+    verify = ["sgx", "verify", "enclave.so", "--config", "enclave.toml", "--sigstruct", "owner.sig"]
+    assert run(cli, verify) == 0
+    (room / "enclave.toml").write_text(CONFIG.replace("64KiB", "128KiB"))
+    assert run(cli, verify) == 12
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="needs openssl")
+@pytest.mark.parametrize("name", ["c01_default", "c04_dyn_both", "c09_kss"])
+def test_two_steps_give_the_file_that_intels_signer_wrote(room: Path, vectors: Path, name: str) -> None:
+    oracle = vectors / "sgx" / "oracle"
+    css = (oracle / f"{name}.css").read_bytes()
+    bcd = css[20:24][::-1].hex()
+    enclave = [str(oracle / "basic.so"), "--config", str(oracle / f"{name}.xml")]
+    date = ["--date", f"{bcd[:4]}-{bcd[4:6]}-{bcd[6:]}"]
+    key = oracle / "key.pem"
+    assert run(cli, ["sgx", "sign", *enclave, *date, "--key", str(key), "-o", "one.css"]) == 0
+    assert (room / "one.css").read_bytes() == css
+    assert run(cli, ["sgx", "digest", *enclave, *date, "-o", "tbs"]) == 0
+    assert (room / "tbs").read_bytes() == css[:128] + css[900:1028]
+    subprocess.run(["openssl", "dgst", "-sha256", "-sign", key, "-out", "rsa", "tbs"], check=True)
+    with (room / "key.pub").open("wb") as public:
+        subprocess.run(["openssl", "rsa", "-in", key, "-pubout"], check=True, stdout=public)
+    assemble = ["sgx", "assemble", "tbs", "--signature", "rsa", "--public-key", "key.pub"]
+    into = ["--into", enclave[0], *enclave[1:], "-o", "two.so"]
+    assert run(cli, [*assemble, *into]) == 0
+    assert (room / "two.so").read_bytes() == (oracle / f"{name}.signed.so").read_bytes()
+    assert run(cli, ["sgx", "verify", "two.so", *enclave[1:], "--public-key", "key.pub"]) == 0
