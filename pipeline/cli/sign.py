@@ -41,7 +41,12 @@ Everything is hashed and measured again before it is signed; a difference is exi
     show_default=True,
     help="The result of `rvp build`.",
 )
-@click.option("--key", "key_uri", metavar="KEY", help="Private key: a path or file:PATH.")
+@click.option(
+    "--key",
+    "key_uri",
+    metavar="KEY",
+    help="Private key: a path, file:PATH, or pkcs11:…, hashivault://…, azurekms://…, awskms://…, gcpkms://….",
+)
 @click.option("--builder-id", metavar="URI", help="How policies know this builder. [default: from the key]")
 @click.option(
     "-o",

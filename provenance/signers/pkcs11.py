@@ -13,6 +13,7 @@ Source: PKCS #11 v2.40, RFC 7512. Library: python-pkcs11 (MIT licence, typed; Py
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -23,7 +24,6 @@ from pkcs11 import Attribute, Mechanism, ObjectClass, TokenFlag
 from pkcs11.exceptions import (
     AttributeSensitive,
     AttributeTypeInvalid,
-    MechanismInvalid,
     PinIncorrect,
     PinInvalid,
     PinLenRange,
@@ -122,7 +122,7 @@ class Pkcs11Key:
         self._pin = pin
         with self._session() as session:
             key = _private_key(uri, session, name)
-            self._name = f"{name};object={key.label}"
+            self._name = f"{name};object={_label(key)}"
             self._public_key = _public_key(session, key, self._name)
 
     def __repr__(self) -> str:
@@ -277,10 +277,17 @@ def _private_key(uri: Pkcs11Uri, session: pkcs11.Session, name: str) -> Any:
         every: list[Any] = _asked(
             name, lambda: list(session.get_objects({Attribute.CLASS: ObjectClass.PRIVATE_KEY}))
         )
-        labels = ", ".join(sorted(str(one.label) for one in every)) or "none"
+        labels = ", ".join(sorted(_label(one) for one in every)) or "none"
         what = "no private key is" if not found else f"{len(found)} private keys are"
         raise KeyNotOnToken(f"{what} what the URI says", place=name, hint=f"there are: {labels}")
     return found[0]
+
+
+def _label(found: Any) -> str:
+    try:
+        return str(found[Attribute.LABEL])
+    except PKCS11Error:
+        return ""
 
 
 def _public_key(session: pkcs11.Session, key: Any, name: str) -> AnyPublicKey:
@@ -313,16 +320,21 @@ def _public_key(session: pkcs11.Session, key: Any, name: str) -> AnyPublicKey:
 
 
 def _beside(session: pkcs11.Session, key: Any, name: str) -> list[Any]:
-    """Find the public keys and certificates with the same id."""
+    """Find the public keys and certificates with the same id; for a key without an id, the same label."""
+    same: dict[Attribute, Any] = {Attribute.LABEL: _label(key)}
+    with contextlib.suppress(PKCS11Error):
+        if key[Attribute.ID]:
+            same = {Attribute.ID: key[Attribute.ID]}
     made: list[Any] = []
     for kind in (ObjectClass.PUBLIC_KEY, ObjectClass.CERTIFICATE):
-        wanted = {Attribute.CLASS: kind, Attribute.ID: key.id}
+        wanted = {Attribute.CLASS: kind, **same}
         made += _asked(name, lambda wanted=wanted: list(session.get_objects(wanted)))  # type: ignore[misc]  # mypy cannot infer a lambda with a default
     return made
 
 
 def _curve_key(found: Any) -> AnyPublicKey | None:
     from cryptography import x509
+    from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
     from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
     from cryptography.hazmat.primitives.serialization import load_der_public_key
@@ -334,6 +346,6 @@ def _curve_key(found: Any) -> AnyPublicKey | None:
             from pkcs11.util.ec import encode_ec_public_key
 
             key = load_der_public_key(encode_ec_public_key(found))
-    except (PKCS11Error, ValueError, TypeError, MechanismInvalid):
+    except (PKCS11Error, ValueError, TypeError, UnsupportedAlgorithm):
         return None
     return key if isinstance(key, EllipticCurvePublicKey | RSAPublicKey) else None

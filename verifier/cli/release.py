@@ -36,7 +36,13 @@ Works offline. The artifacts are not needed: a release names the values that reb
 """
 )
 @click.argument("place", type=click.Path(path_type=Path), metavar="STATEMENT|BUNDLE|DIR")
-@click.option("--key", "key_uri", required=True, metavar="KEY", help="Private key: a path or file:PATH.")
+@click.option(
+    "--key",
+    "key_uri",
+    required=True,
+    metavar="KEY",
+    help="Private key: a path, file:PATH, or pkcs11:…, hashivault://…, azurekms://…, awskms://…, gcpkms://….",
+)
 @click.option("--series", required=True, help="The line of releases: stable, lts-1 …")
 @click.option("--sequence", required=True, type=click.IntRange(min=0), help="Counts up in the series.")
 @click.option("--version", "version_", required=True, help="What people call it.")

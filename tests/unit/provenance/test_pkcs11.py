@@ -59,6 +59,22 @@ def test_a_key_that_the_token_made_itself_has_its_public_half_there(token: Token
     assert len(sign_and_verify(key, b"x", Scheme.RSA_PKCS1_SHA256)) == 384
 
 
+def test_a_curve_key_without_an_id_is_found_by_its_label(token: Token) -> None:
+    import pkcs11
+    from pkcs11.util.ec import encode_named_curve_parameters
+
+    curve = encode_named_curve_parameters("secp256r1")
+    with pkcs11.lib(str(MODULE)).get_token(token_label="other").open(user_pin=PIN, rw=True) as session:
+        parameters = session.create_domain_parameters(
+            pkcs11.KeyType.EC, {pkcs11.Attribute.EC_PARAMS: curve}, local=True
+        )
+        for label in ("first", "second"):
+            parameters.generate_keypair(store=True, label=label)
+    for label in ("first", "second"):
+        signer = open_signer(token.uri(label, token="other"))
+        assert signer.public_key.verifies(signer.sign(b"data"), b"data")
+
+
 def test_an_rsa_key_signs_no_statement(token: Token) -> None:
     with pytest.raises(Exception, match="the key is RSA"):
         open_signer(token.uri("owner"))
