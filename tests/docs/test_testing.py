@@ -14,7 +14,7 @@ ROWS = re.findall(
     (ROOT / "docs" / "testing.md").read_text(encoding="utf-8"),
     re.MULTILINE,
 )
-ROWS = [row for row in ROWS if row[1].startswith(("cli/", "docker/", "unit/", "conformance/"))]
+ROWS = [row for row in ROWS if row[1].startswith(("cli/", "docker/", "unit/", "conformance/", "property/"))]
 CODES = {
     entry["code"]
     for entry in json.loads((ROOT / "provenance" / "error_catalogue.json").read_text(encoding="utf-8"))[

@@ -24,6 +24,7 @@ from provenance.signers.key_file import read_signer
 from provenance.sigstore_bundle import read_bundle as read_sigstore
 from provenance.sigstore_bundle import verify_envelope
 from provenance.statement import read_statement
+from tests.fuzz.sgx_targets import SGX_SEEDS, SGX_TARGETS
 from verifier.verify.ssh_signature import read_commit, read_tag, read_tree, verify_ssh_signature
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -408,4 +409,5 @@ SEEDS: dict[str, list[bytes]] = {
     "image_layer": _layers(),
     "protected_file": _protected(),
 }
-TARGETS: dict[str, Target] = {name: globals()[name] for name in SEEDS}
+TARGETS: dict[str, Target] = {name: globals()[name] for name in SEEDS} | SGX_TARGETS
+SEEDS |= SGX_SEEDS

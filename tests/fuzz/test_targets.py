@@ -3,20 +3,50 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 
 from tests.fuzz.mutations import mutate
+from tests.fuzz.sgx_targets import SGX_TARGETS
 from tests.fuzz.targets import SEEDS, TARGETS
 
 ROUNDS = int(os.environ.get("RVP_FUZZ_ROUNDS", "150"))
+MORE = 3000
+SECONDS = 30  # of atheris, for each target
 LONGEST_S = 5  # for one input; a slow one is a finding as well
 
 
 @pytest.mark.parametrize("name", TARGETS)
 def test_the_property_holds_for_mutations(name: str) -> None:
-    for number in range(ROUNDS):
+    _run(name, range(ROUNDS))
+
+
+@pytest.mark.full
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("name", TARGETS)
+def test_the_property_holds_for_many_mutations(name: str) -> None:
+    _run(name, range(ROUNDS, ROUNDS + MORE))
+
+
+@pytest.mark.full
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("name", SGX_TARGETS)
+def test_atheris_finds_nothing_in_a_while(name: str, tmp_path: Path) -> None:
+    pytest.importorskip("atheris", reason="atheris is not installed (it has no wheel for this Python)")
+    done = subprocess.run(
+        [sys.executable, str(Path(__file__).with_name("run.py")), name, f"-max_total_time={SECONDS}", "-timeout=20",
+         "-rss_limit_mb=1024"],
+        cwd=tmp_path, capture_output=True, text=True, check=False, timeout=240,
+    )  # fmt: skip
+    assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
+
+
+def _run(name: str, numbers: range) -> None:
+    for number in numbers:
         data = mutate(SEEDS[name], number)
         started = time.monotonic()
         try:
