@@ -38,7 +38,7 @@ from pipeline.measure.sgx.enclave_image import (
     Part,
 )
 from pipeline.measure.sgx.equal_pages import equal_runs, is_plain, piece_of
-from pipeline.measure.sgx.hashing import mrenclave
+from pipeline.measure.sgx.hashing import HEADER, MAX_STREAM, MEASURED_PAGE, mrenclave
 from pipeline.measure.sgx.labels import Labels
 from provenance.errors import MeasurementMismatch
 from provenance.measurement_log import LogEvent, MeasurementLog
@@ -53,6 +53,8 @@ EXTENDED: Final = "EEXTEND"
 REPEAT: Final = "REPEAT"
 EVENTS: Final = 4096  # about so many, whatever the enclave's size
 _FILL_PAGES: Final = 256
+_MOST: Final = (1 << 63) - 1
+_MOST_SSA: Final = (1 << 32) - 1
 _MAX_PERIOD: Final = 16
 _MAX_EXPANDED: Final = 1 << 20
 _NUMBER: Final = re.compile(r"\d+(?=$|[,:])")
@@ -312,8 +314,19 @@ def fold_log(log: MeasurementLog, content_of: Callable[[LogEvent], Bytes]) -> by
     if first.op != ECREATE:
         raise LogDoesNotFold(f"the log begins with {first.op}, expected {ECREATE}")
 
+    if not 0 <= first.length <= _MOST or not 0 <= first.flags <= _MOST_SSA:
+        raise LogDoesNotFold(
+            f"{ECREATE} has {first.length:#x} bytes and an SSA frame of {first.flags:#x} pages"
+        )
+    if sum(_stream_bytes(event) for event in log.events[1:] if event.op != REPEAT) > MAX_STREAM:
+        raise LogDoesNotFold(f"the log asks for more than {MAX_STREAM:#x} bytes of hashing")
+
     def parts() -> Iterator[Part]:
+        left = MAX_STREAM
         for event, part in _folded(log.events[1:], content_of):
+            left -= _stream_bytes(event)
+            if left < 0:
+                raise LogDoesNotFold(f"the log asks for more than {MAX_STREAM:#x} bytes of hashing")
             got = _digest(part)
             if got != event.content:
                 raise LogDoesNotFold(
@@ -358,7 +371,22 @@ def _folded(
             )
 
 
+def _stream_bytes(event: LogEvent) -> int:
+    if event.op == EXTENDED:
+        return event.count * (HEADER + CHUNK)
+    return event.count * (HEADER if event.op == ADDED else MEASURED_PAGE)
+
+
 def _part(event: LogEvent, content: Bytes) -> Part:
+    if (
+        min(event.address, event.flags, event.count) < 0
+        or max(event.address + event.count * PAGE, event.flags) > _MOST
+        or _stream_bytes(event) > MAX_STREAM
+    ):
+        raise LogDoesNotFold(
+            f"{event.op} at {event.address:#x}, {event.count} times with flags {event.flags:#x}: "
+            "no enclave has that"
+        )
     if event.op not in {ADDED, MEASURED, EXTENDED} or bool(event.content) == (event.op == ADDED):
         raise LogDoesNotFold(f"{event.op} at {event.address:#x} is not an event of MRENCLAVE")
     unit = CHUNK if event.op == EXTENDED else PAGE

@@ -115,6 +115,43 @@ def test_a_repeat_that_was_changed_does_not_fold(changed: dict[str, object]) -> 
         fold_log(msgspec.structs.replace(log, events=(*log.events[:-1], last)), content_of(image))
 
 
+@pytest.mark.parametrize(
+    ("index", "changed", "said"),
+    [
+        (0, {"length": 1 << 64}, "ECREATE has"),
+        (0, {"length": -1}, "ECREATE has"),
+        (0, {"flags": 1 << 32}, "ECREATE has"),
+        (1, {"address": -1}, "no enclave has that"),
+        (1, {"address": (1 << 63) - 1}, "no enclave has that"),
+        (1, {"flags": 1 << 64}, "no enclave has that"),
+        (1, {"flags": -1}, "no enclave has that"),
+        (1, {"count": 1 << 60}, "more than 0x400000000 bytes"),
+        (2, {"count": 1 << 40}, "more than 0x400000000 bytes"),
+        (2, {"count": -1}, "no enclave has that"),
+    ],
+)
+def test_a_number_that_no_enclave_has_is_refused_before_it_is_hashed(
+    index: int, changed: dict[str, int], said: str
+) -> None:
+    image = image_of(
+        Pages(address=0, count=2, flags=0x203),
+        Pages(address=2 * PAGE, count=1, flags=0x203, content=bytes(PAGE)),
+    )
+    log = log_of(image)
+    events = list(log.events)
+    events[index] = msgspec.structs.replace(events[index], **changed)
+    with pytest.raises(LogDoesNotFold, match=said):
+        fold_log(msgspec.structs.replace(log, events=tuple(events)), content_of(image))
+
+
+def test_a_log_of_many_large_events_is_refused_before_it_is_hashed() -> None:
+    image = image_of(Pages(address=0, count=1, flags=0x203))
+    log = log_of(image)
+    large = msgspec.structs.replace(log.events[1], count=1 << 27)
+    with pytest.raises(LogDoesNotFold, match="more than 0x400000000 bytes"):
+        fold_log(msgspec.structs.replace(log, events=(log.events[0], *[large] * 1000)), content_of(image))
+
+
 def test_a_log_does_not_fold_over_another_enclave() -> None:
     one = image_of(Pages(address=0, count=3, flags=0x205, content=different_pages(3)))
     other = image_of(Pages(address=0, count=3, flags=0x205, content=different_pages(4)[PAGE:]))
