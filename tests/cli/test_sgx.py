@@ -14,6 +14,7 @@ from pipeline.measure import measure_file
 from rvp import cli
 from tests.fakes.enclave_elf import enclave_elf
 from tests.fakes.libpal import libpal, manifest
+from tests.fakes.sdk_elf import sdk_elf
 from verifier.cli.terminal import run
 
 
@@ -41,6 +42,32 @@ def test_key_sign_pack_measure(room: Path) -> None:
     first = (room / "owner.sig").read_bytes()
     assert run(cli, [*SIGN, "--date", "2026-02-04"]) == 0
     assert (room / "owner.sig").read_bytes() == first
+
+
+def test_an_sdk_enclave_is_signed_packed_and_measured_with_its_xml(
+    room: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (room / "sdk.so").write_bytes(sdk_elf())
+    (room / "c.xml").write_text("<EnclaveConfiguration><TCSNum>3</TCSNum></EnclaveConfiguration>")
+    common = ["sdk.so", "--config", "c.xml"]
+    run(cli, ["sgx", "key", "new", "owner.pem"])
+    sign = ["sgx", "sign", *common, "--key", "owner.pem", "--date", "2026-02-04", "-o", "owner.sig"]
+    assert run(cli, sign) == 0
+    assert run(cli, ["sgx", "pack", *common, "--sigstruct", "owner.sig", "-o", "signed.so"]) == 0
+    capfd.readouterr()
+    assert run(cli, ["measure", *common]) == 0
+    before = capfd.readouterr().out
+    assert run(cli, ["measure", "signed.so"]) == 0
+    after = capfd.readouterr().out
+    (value,) = [line.split()[1] for line in before.splitlines() if "  mrenclave  " in line]
+    assert value in after
+    assert "sdk-generation-proven" in before
+    assert run(cli, ["measure", *common, "--generation", "2.25"]) == 0
+    assert "linked with SDK 2.26.100" in capfd.readouterr().out
+    assert run(cli, ["measure", "sdk.so"]) == 2
+    (room / "c.xml").write_text("<EnclaveConfiguration><TCSNum>none</TCSNum></EnclaveConfiguration>")
+    assert run(cli, ["measure", *common]) == 3
+    assert "c.xml:1" in capfd.readouterr().err
 
 
 def test_a_date_is_asked_for_or_taken_from_the_environment(

@@ -19,8 +19,9 @@ def sdk_elf(
     global_data_bytes: int = 1768,
     undefined: bytes = b"",
     relocation: int = 8,
+    skew: int = 0,
 ) -> bytes:
-    """Write it: r-- at 0, r-x at 0x1000, rw- at 0x2000 with g_global_data, the dynamic section and 0x4000 of bss.
+    """Write it: r-- at 0, r-x at 0x1000, rw- at 0x2000 (0x4000 of memory): g_global_data, dynamic section.
 
     Args:
         version: that g_global_data begins with; None: no release, as before SDK 2.9.1.
@@ -29,8 +30,9 @@ def sdk_elf(
         global_data_bytes: size of the symbol.
         undefined: a symbol that the file needs and does not have.
         relocation: the type of its one relocation.
+        skew: how far behind the beginning of its page the last segment begins, a multiple of 16.
     """
-    code_at, data_at = PAGE, 2 * PAGE
+    code_at, data_at = PAGE, 2 * PAGE + skew
     strings = b"\0g_global_data\0enclave_entry\0" + undefined + b"\0"
     symbols = bytes(24) + struct.pack("<IBBHQQ", 1, 0x11, 0, 4, data_at, global_data_bytes)
     symbols += struct.pack("<IBBHQQ", 15, 0x12, 0, 3, code_at + 64, 9)
@@ -107,7 +109,7 @@ def sdk_elf(
 
     header += segment(1, 4, 0, headers_end, 0, PAGE)
     header += segment(1, 5, code_at, code_at + 1400, 0, PAGE)
-    header += segment(1, 6, data_at, data_end, 0x4000, PAGE)
+    header += segment(1, 6, data_at, data_end, 0x4000 + skew // 16, PAGE)
     header += segment(2, 6, dynamic_at, data_end, 0, 8)
     if tls_bytes:
         header += segment(7, 4, data_at + 1792, data_at + 1808, tls_bytes, 16)

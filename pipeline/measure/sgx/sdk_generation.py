@@ -11,7 +11,7 @@ Example:
     >>> generation("2.26.100").metadata
     (3, 3)
     >>> generation("2.13.103").name, NEWEST.name
-    ('2.13', '2.26')
+    ('2.13', '2.28')
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ _AMX_ROW: Final = (0x60000, 11008)
 class UnknownSdk(UsageError):
     """There are no rules for this generation of Intel's SDK.
 
-    Cure: `--sdk` takes a release from 1.6 to 2.26. For a release that is newer than this program, try the
-    newest one that it knows: whether that fits is seen when the result is compared with a signed enclave.
+    Cure: `--generation` takes a release from 1.6 to 2.28. For a release that is newer than this program, try
+    the newest one that it knows: whether that fits is seen when the result is compared with a signed enclave.
     """
 
     code = "RVP-5025"
@@ -49,6 +49,7 @@ class Generation(msgspec.Struct, frozen=True, kw_only=True):
         legacy_minor: also write a record 1.N for loaders of SGX1; the main record is one when it is None.
         block_bytes: room that the signer writes in the note.
         directories: of a record.
+        odd_page: a segment's size is rounded before its address is added, which may add a page.
         guard_pages: around stacks.
         stack_least: bytes of a stack.
         size_most: most bytes that a size in the configuration may have.
@@ -74,6 +75,7 @@ class Generation(msgspec.Struct, frozen=True, kw_only=True):
     legacy_minor: int | None = None
     block_bytes: int = 0x1000
     directories: int = 2
+    odd_page: bool = True
     guard_pages: int = 1
     stack_least: int = 0x1000
     size_most: int = 0xFFFFFFFF
@@ -123,7 +125,7 @@ _CHANGES: Final[tuple[tuple[tuple[int, ...], dict[str, Any]], ...]] = (
     ((1, 6), {}),
     ((1, 7), {"size_most": 0x1FFFFFFFFF}),
     ((1, 8), {}),
-    ((1, 9), {"metadata": (1, 4)}),
+    ((1, 9), {"metadata": (1, 4), "odd_page": False}),
     (
         (2, 0),
         {
@@ -176,7 +178,11 @@ _CHANGES: Final[tuple[tuple[tuple[int, ...], dict[str, Any]], ...]] = (
     ((2, 24), {"metadata": (3, 2), "legacy_minor": 5, "block_bytes": 0x6000, "directories": 4}),
     ((2, 25), {"elrange_size": "zero", "has_fips": True}),
     ((2, 26), {"metadata": (3, 3)}),
+    ((2, 27), {}),
+    ((2, 28), {}),
 )
+# builds of these releases whose g_global_data is larger than the source under their tag says
+_LARGER: Final[dict[str, dict[str, Any]]] = {"2.16": {"has_tcs_count": True}, "2.18": {"layout_room": 43}}
 
 
 def _generations() -> tuple[Generation, ...]:
@@ -189,27 +195,58 @@ def _generations() -> tuple[Generation, ...]:
 
 GENERATIONS: Final = _generations()
 NEWEST: Final = GENERATIONS[-1]
-# signed files of each generation that were compared byte by byte; docs/reference/sgx-sdk.md says with what
+# signed files that were equal in every byte: made by the signing tool of the release, and published ones
+PUBLISHED: Final[dict[str, int]] = {
+    "1.6": 5,
+    "1.7": 2,
+    "1.8": 2,
+    "1.9": 4,
+    "2.0": 4,
+    "2.1": 17,
+    "2.1.3": 4,
+    "2.3": 1,
+    "2.4": 9,
+    "2.5": 9,
+    "2.6": 29,
+    "2.7": 2,
+    "2.8": 3,
+    "2.9.1": 6,
+    "2.10": 4,
+    "2.11": 5,
+    "2.12": 7,
+    "2.13": 20,
+    "2.14": 7,
+    "2.15": 1,
+    "2.16": 12,
+    "2.17": 10,
+    "2.18": 11,
+    "2.19": 3,
+    "2.24": 1,
+    "2.25": 9,
+    "2.26": 7,
+    "2.27": 2,
+    "2.28": 1,
+}
 COMPARED: Final[dict[str, int]] = {
     "1.6": 28,
-    "1.7": 37,
-    "1.8": 34,
-    "1.9": 49,
-    "2.0": 9,
-    "2.1": 37,
-    "2.1.3": 10,
-    "2.2": 13,
-    "2.3": 25,
-    "2.4": 10,
-    "2.5": 12,
-    "2.6": 12,
-    "2.7": 21,
-    "2.8": 14,
-    "2.9": 12,
-    "2.9.1": 13,
-    "2.10": 12,
-    "2.11": 12,
-    "2.12": 12,
+    "1.7": 88,
+    "1.8": 88,
+    "1.9": 101,
+    "2.0": 62,
+    "2.1": 198,
+    "2.1.3": 59,
+    "2.2": 62,
+    "2.3": 132,
+    "2.4": 62,
+    "2.5": 62,
+    "2.6": 61,
+    "2.7": 129,
+    "2.8": 62,
+    "2.9": 61,
+    "2.9.1": 64,
+    "2.10": 68,
+    "2.11": 63,
+    "2.12": 65,
     "2.13": 21,
     "2.14": 11,
     "2.15": 19,
@@ -258,6 +295,17 @@ def generation_of(version: int) -> Generation:
         UnknownSdk: RVP-5025.
     """
     return generation(f"{version >> 32}.{version >> 16 & 0xFFFF}.{version & 0xFFFF}")
+
+
+def fitted(rules: Generation, global_data_bytes: int) -> Generation:
+    """Choose between two builds of a release by the size of an enclave's g_global_data.
+
+    Example:
+        >>> fitted(generation("2.16"), 1688).has_tcs_count, fitted(generation("2.16"), 1680).has_tcs_count
+        (True, False)
+    """
+    larger = msgspec.structs.replace(rules, **_LARGER.get(rules.name, {}))
+    return larger if larger.global_data_bytes == global_data_bytes else rules
 
 
 def _known() -> str:

@@ -17,6 +17,7 @@ from pipeline.measure.sgx.elf import PT_DYNAMIC, PT_TLS, SHT_DYNSYM, Elf, Segmen
 from pipeline.measure.sgx.enclave_image import PAGE
 from pipeline.measure.sgx.sdk_layout import DT_JMPREL, DT_PLTRELSZ, DT_RELA, DT_RELASZ, DT_TEXTREL
 from pipeline.measure.sgx.sdk_metadata import metadata_block
+from pipeline.measure.sgx.segment_pages import round_up
 from provenance.claims import Check
 from provenance.errors import UsageError
 
@@ -52,6 +53,8 @@ class SdkObject(msgspec.Struct, frozen=True, kw_only=True):
         global_data_bytes: size of that symbol.
         version: the first eight bytes of it: the SDK's version, for releases that store it.
         end: the first page after the last segment.
+        is_odd: whether SDK 1.8 and before, which rounded a segment's size before they added its address, began one
+            page later.
         tls_bytes: thread-local storage, aligned; None without any.
         block: file offset and size of the room for metadata; what stands there is not looked at.
     """
@@ -62,6 +65,7 @@ class SdkObject(msgspec.Struct, frozen=True, kw_only=True):
     global_data_bytes: int
     version: int
     end: int
+    is_odd: bool
     tls_bytes: int | None
     block: tuple[int, int]
 
@@ -124,13 +128,16 @@ def read_object(elf: Elf) -> SdkObject:
     if block is None:
         raise NotAnSdkEnclave("the file has no section .note.sgxmeta", place=elf.name)
     last = max(elf.loads, key=lambda one: one.address)  # of equal ones the first
+    need(last.address > 0, "all segments lie at address 0")
+    end = round_up(last.address + last.memory_size)
     return SdkObject(
         elf=elf,
         entry=entry,
         global_data_at=at,
         global_data_bytes=size,
         version=struct.unpack_from("<Q", elf.data, at)[0],
-        end=(last.address + last.memory_size + PAGE - 1) & -PAGE,
+        end=end,
+        is_odd=end < round_up(last.address + round_up(last.memory_size)),
         tls_bytes=_tls_bytes(elf),
         block=block,
     )

@@ -117,7 +117,7 @@ def plan(file: SdkObject, config: SdkConfig) -> Plan:
         if max(one.pages, one.times) > _COUNT_MOST:
             config.bad(f"{max(one.pages, one.times):#x} pages or threads of a kind, more than a layout holds")
 
-    placed, end = _place(entries, file.end)
+    placed, end = _place(entries, file.end + (PAGE if rules.odd_page and file.is_odd else 0))
     size = 1 << (end - 1).bit_length()
     if size > min(rules.enclave_most, 1 << 44):
         config.bad(f"the enclave would have {size:#x} bytes, more than SDK {rules.name} lays out")

@@ -9,7 +9,6 @@ Source: Intel SGX SDK, `sign_tool`; docs/reference/sgx-sdk.md states what was co
 
 from __future__ import annotations
 
-import struct
 from pathlib import Path
 from typing import Final
 
@@ -22,7 +21,9 @@ from pipeline.measure.sgx.sdk_config import SdkConfig, read_sdk_config
 from pipeline.measure.sgx.sdk_generation import (
     COMPARED,
     GENERATIONS,
+    PUBLISHED,
     Generation,
+    fitted,
     generation,
     generation_of,
 )
@@ -101,9 +102,9 @@ def _lay_out(elf: Elf, options: MeasureOptions) -> tuple[Plan, Metadata]:
 def _generation(file: SdkObject, wished: str) -> Generation:
     """Choose the rules: those wished for, else those of the SDK that the file was linked with."""
     if wished:
-        return generation(wished)
+        return fitted(generation(wished), file.global_data_bytes)
     if _stores_version(file):
-        return generation_of(file.version)
+        return fitted(generation_of(file.version), file.global_data_bytes)
     size = file.global_data_bytes
     candidates = [one.name for one in GENERATIONS if one.global_data_bytes == size and not one.stores_version]
     raise NotAnSdkEnclave(
@@ -133,37 +134,50 @@ def _enclave(laid_out: Plan, data: bytes) -> Enclave:
             "enclave_size": laid_out.enclave_size,
             **config.effective,
         },
-        checks=(_compared(config), *_version_check(file, config), *file.checks()),
+        checks=(_compared(config), *_version_checks(file, config), *file.checks()),
     )
 
 
 def _compared(config: SdkConfig) -> Check:
     """Say whether this generation's rules were compared with its signing tool."""
     name = config.generation.name
-    count = COMPARED.get(name, 0)
+    tool, published = COMPARED.get(name, 0), PUBLISHED.get(name, 0)
+    found = [f"{tool} files of its signing tool"] if tool else []
+    found += [f"{published} published enclaves"] if published else []
     return Check(
         id="sdk-generation-proven",
-        status="passed" if count else "warning",
-        expected=f"the rules of SDK {name} compared with its signing tool",
-        got=f"{count} signed files equal" if count else "written from its source, not compared",
-        hint="" if count else "compare the result with an enclave that was signed with this SDK",
+        status="passed" if found else "warning",
+        expected=f"the rules of SDK {name} compared with files that it signed",
+        got=f"{' and '.join(found)} equal" if found else "written from its source, not compared",
+        hint="" if found else "compare the result with an enclave that was signed with this SDK",
     )
 
 
-def _version_check(file: SdkObject, config: SdkConfig) -> tuple[Check, ...]:
+def _version_checks(file: SdkObject, config: SdkConfig) -> tuple[Check, ...]:
     """Say when the rules are not those of the SDK that the file was linked with."""
     rules = config.generation
-    if not _stores_version(file) and not rules.stores_version:
-        return ()
-    major, minor, revision = struct.unpack("<HHI", struct.pack("<Q", file.version))[::-1]
-    theirs = f"{major}.{minor}.{revision}"
-    same = _stores_version(file) and rules.version[:2] == (major, minor)
-    return (
-        Check(
-            id="sdk-version",
-            status="passed" if same else "warning",
-            expected=f"SDK {rules.name}",
-            got=f"linked with SDK {theirs}" if _stores_version(file) else "linked with an SDK before 2.9.1",
-            hint="" if same else "sgx_sign refuses an enclave that was linked with another release",
-        ),
-    )
+    found = []
+    if _stores_version(file) or rules.stores_version:
+        major, minor, revision = file.version >> 32, file.version >> 16 & 0xFFFF, file.version & 0xFFFF
+        same = _stores_version(file) and rules.version[:2] == (major, minor)
+        theirs = f"SDK {major}.{minor}.{revision}" if _stores_version(file) else "an SDK before 2.9.1"
+        found.append(
+            Check(
+                id="sdk-version",
+                status="passed" if same else "warning",
+                expected=f"SDK {rules.name}",
+                got=f"linked with {theirs}",
+                hint="" if same else "sgx_sign refuses an enclave that was linked with another release",
+            )
+        )
+    if file.global_data_bytes != rules.global_data_bytes:
+        found.append(
+            Check(
+                id="global-data-size",
+                status="warning",
+                expected=f"{rules.global_data_bytes} bytes of g_global_data in SDK {rules.name}",
+                got=f"{file.global_data_bytes} bytes",
+                hint="the enclave was linked with another release, or with an SDK that was changed",
+            )
+        )
+    return tuple(found)

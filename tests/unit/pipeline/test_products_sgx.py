@@ -23,6 +23,7 @@ from pipeline.tree import Tree, TreeEntry, make_tree
 from provenance.claims import Measurements
 from provenance.events import ignore
 from tests.fakes.enclave_elf import enclave_elf
+from tests.fakes.sdk_elf import sdk_elf
 
 CONFIG = b'schema = "rvp/enclave/v1"\nisvprodid = 7\nheap = "64KiB"\nstack = "16KiB"\n'
 READ = EnclaveConfig(isvprodid=7, heap="64KiB", stack="16KiB")
@@ -50,6 +51,20 @@ def test_a_pack_is_laid_out_by_the_configuration_in_the_spec(tmp_path: Path) -> 
     (entry,) = tree.entries
     packed = store.path_of(bytes.fromhex(entry.sha256)).read_bytes()
     assert packed == pack_enclave(enclave_elf(), READ)
+
+
+def test_a_pack_of_an_sdk_enclave_is_laid_out_by_its_xml(tmp_path: Path) -> None:
+    store = FolderStore(tmp_path / "store")
+    xml = b"<EnclaveConfiguration><TCSNum>3</TCSNum></EnclaveConfiguration>"
+    item = Pack(id="e", kind="sgx", image="step.e:e.so", config="Enclave.config.xml", output="e.signed.so")
+    taken = {"step.e:e.so": one(store, "e.so", sdk_elf()), "Enclave.config.xml": one(store, "c", xml)}
+    tree = make_product(Node(name="pack.e", kind="pack", item=item), taken, Leaves(epoch=0), store, ignore)
+    packed = store.path_of(bytes.fromhex(tree.entries[0].sha256))
+    (tmp_path / "e.so").write_bytes(sdk_elf())
+    unsigned = lay_out_unsigned(tmp_path / "e.so", MeasureOptions(config=xml))
+    assert packed.read_bytes() == unsigned.write(None)
+    (measurement,) = measure_again(packed, "sgx", "e.signed.so")
+    assert measurement.claims["mrenclave"] == unsigned.fields.mrenclave.hex()
 
 
 def test_a_measurement_takes_the_signature_that_the_spec_names(tmp_path: Path) -> None:
