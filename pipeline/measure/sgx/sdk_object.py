@@ -53,8 +53,8 @@ class SdkObject(msgspec.Struct, frozen=True, kw_only=True):
         global_data_bytes: size of that symbol.
         version: the first eight bytes of it: the SDK's version, for releases that store it.
         end: the first page after the last segment.
-        is_odd: whether SDK 1.8 and before, which rounded a segment's size before they added its address, began one
-            page later.
+        is_odd: whether SDK 1.8 and before began a page later: they rounded a segment's size, then added
+            its address.
         tls_bytes: thread-local storage, aligned; None without any.
         block: file offset and size of the room for metadata; what stands there is not looked at.
     """

@@ -127,7 +127,9 @@ def plan(file: SdkObject, config: SdkConfig) -> Plan:
         last = placed[-1]
         if rules.pads_reserved and last.ident in {RSRV_MIN, RSRV_INIT, RSRV_MAX} and last.pages:
             placed[-1] = msgspec.structs.replace(last, pages=last.pages + extra)
-            first += 0 if last.ident == RSRV_MAX else extra * PAGE
+            first += (
+                0 if last.ident == RSRV_MAX else extra * PAGE & 0xFFFFFFFF
+            )  # 32 bits, as they computed it
         else:
             placed.append(Entry(ident=GUARD, pages=extra, address=end))
     check_elrange(config, size)

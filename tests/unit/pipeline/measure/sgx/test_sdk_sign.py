@@ -199,6 +199,14 @@ KNOWN = [
         "3e5269e8f0de82eb6a23246006454b7117f39bf074e18bda4bcc1ee82c471e87",
         "d3decb81daf8a7c615a8e62d024072da2481af7dc5c69778e5bb0acd754de3c2",
     ),
+    # what is left of 8 GiB, as those releases computed it: in 32 bits
+    (
+        "2.8",
+        None,
+        "<HeapMaxSize>0x100000000</HeapMaxSize><ReservedMemMaxSize>0x21000</ReservedMemMaxSize>",
+        "eb3bed83d4bfc995173015462849a66cb039022248eaa301ca8decb4a218d2ee",
+        "d12607a0bca58f15ff223573b108b0c82aab67b0abc0c46a27db5ea4228d9eb4",
+    ),
 ]
 # The same for files whose last segment begins inside a page (skew 0xea0), where SDK 1.8 adds a page.
 KNOWN_SKEWED = [
