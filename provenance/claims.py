@@ -181,7 +181,12 @@ class Inside(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
 
 class Measurement(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What a measurer found in one file, in one variant."""
+    """What a measurer found in one file, in one variant.
+
+    Attributes:
+        layout: by whose rules the file was laid out, in words: `SDK metadata 3.3, SDK metadata 1.5`.
+        inside: where the file lies that is not one of its own.
+    """
 
     tee: Tee
     subject: Subject
@@ -190,6 +195,7 @@ class Measurement(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     unpredicted: tuple[Unpredicted, ...] = ()
     policy_inputs: tuple[str, ...] = ()
     checks: tuple[Check, ...] = ()
+    layout: str | msgspec.UnsetType = msgspec.UNSET
     inside: Inside | msgspec.UnsetType = msgspec.UNSET
 
 

@@ -137,6 +137,8 @@ def measurement_lines(measurement: Measurement, title: str) -> list[str]:
         values = value if isinstance(value, tuple) else (str(value),)
         rows += [(name if index == 0 else "", one) for index, one in enumerate(values)]
     rows += [(name, str(value)) for name, value in measurement.variant.items()]
+    if measurement.layout:
+        rows.append(("laid out by", measurement.layout))
     rows.append(("sha256", measurement.subject.digest["sha256"]))
     if measurement.policy_inputs:
         rows.append(("set at launch", ", ".join(measurement.policy_inputs)))

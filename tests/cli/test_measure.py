@@ -28,6 +28,7 @@ def test_json_is_one_document(tmp_path: Path, capfd: pytest.CaptureFixture[str])
     (measurement,) = document["measurements"]
     assert measurement["claims"] == {"mrenclave": hashlib.sha256(stream()).hexdigest()}
     assert measurement["policy_inputs"] == ["configid", "configsvn"]
+    assert measurement["layout"] == "SGXS"
 
 
 def test_text_shows_full_values_and_what_was_not_checked(
@@ -38,6 +39,7 @@ def test_text_shows_full_values_and_what_was_not_checked(
     out = capfd.readouterr().out
     assert hashlib.sha256(stream()).hexdigest() in out
     assert "not signed" in out
+    assert "laid out by    SGXS" in out
 
 
 def test_the_log_is_written(tmp_path: Path) -> None:

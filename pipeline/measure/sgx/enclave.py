@@ -113,7 +113,10 @@ def measure_enclave(path: Path, options: MeasureOptions) -> Measured:
     if len(enclaves) > 1:
         checks.append(_agreement(enclaves, values))
     checks += first.checks
-    measurement = enclave_measurement(subject, values[0], signed, tuple(checks), first.policy_inputs)
+    measurement = msgspec.structs.replace(
+        enclave_measurement(subject, values[0], signed, tuple(checks), first.policy_inputs),
+        layout=", ".join(one.layout for one in enclaves),
+    )
     return Measured(measurements=(measurement,), logs=logs)
 
 

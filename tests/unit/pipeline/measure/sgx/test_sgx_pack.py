@@ -20,6 +20,7 @@ from pipeline.measure.sgx.sdk_layout import enclave_image
 from pipeline.measure.sgx.sdk_metadata import read_metadata
 from pipeline.measure.sgx.sigstruct import (
     Sigstruct,
+    SigstructFields,
     SigstructMismatch,
     SigstructNotVerified,
     sign,
@@ -89,6 +90,30 @@ def test_memory_and_threads_are_in_the_measurement(other: EnclaveConfig) -> None
     assert measure_packed(pack_enclave(elf, other)) != measure_packed(pack_enclave(elf, CONFIG))
     with pytest.raises(SigstructMismatch, match="signs another enclave"):
         pack_enclave(elf, other, signature(elf))
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        # AVX is the loader's choice in every mask that the packer writes, so attributes are always open
+        (CONFIG, ("configid", "configsvn", "attributes")),
+        (
+            EnclaveConfig(stack="16KiB", heap="64KiB", miscselect_mask=0xFFFFFFFE),
+            ("configid", "configsvn", "attributes", "miscselect"),
+        ),
+    ],
+)
+def test_what_the_masks_leave_open_is_an_input_of_the_policy(
+    tmp_path: Path, config: EnclaveConfig, expected: tuple[str, ...]
+) -> None:
+    path = tmp_path / "e.so"
+    path.write_bytes(pack_enclave(enclave_elf(), config, signature(enclave_elf(), config)))
+    assert measure_file(path).measurements[0].policy_inputs == expected
+
+
+def test_masks_that_are_whole_leave_only_configid_and_configsvn_to_the_host() -> None:
+    whole = SigstructFields(mrenclave=bytes(32))
+    assert sign(to_be_signed(whole), owner()).left_to_the_host == ()
 
 
 def test_another_enclave_does_not_take_the_signature() -> None:
