@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import time
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from pipeline.measure.sgx.hashing import mrenclave
 from pipeline.measure.sgx.log import LogDoesNotFold
 from pipeline.measure.sgx.pack import pack_enclave
 from pipeline.measure.sgx.sgxs import write_sgxs
+from provenance.errors import RvpError
 from provenance.strict import NotReadable
 from tests.fakes.enclave_elf import enclave_elf
 
@@ -306,3 +308,28 @@ def test_one_flipped_byte_of_a_real_enclave_is_found_with_its_function(vectors: 
     assert [cause.id for cause in found.causes] == ["code"]
     (region,) = found.regions
     assert (region.name, region.content) == (".text", 1)
+
+
+@pytest.mark.vectors
+def test_damaged_enclaves_are_explained_or_refused_in_words(vectors: Path, tmp_path: Path) -> None:
+    """Headers, metadata and tables with flipped bytes: an explanation, or one error of ours; never another end."""
+    original = vectors / "sgx" / "oracle" / "c03_pool.signed.so"
+    whole = original.read_bytes()
+    chance = random.Random(11)
+    damaged = tmp_path / "damaged.so"
+    outcomes = set()
+    for _ in range(150):
+        data = bytearray(whole)
+        for _ in range(chance.choice((1, 2, 8))):
+            first, last = chance.choice(((0, 0x300), (0x3BF8, 0x5000), (0x9C00, len(data)), (0, len(data))))
+            data[chance.randrange(first, last)] = chance.randrange(256)
+        damaged.write_bytes(data if chance.random() < 0.9 else data[: chance.randrange(len(data))])
+        try:
+            found = explained(original, damaged)
+        except RvpError as error:
+            outcomes.add(type(error).__name__)
+        else:
+            render_text(found)
+            outcomes.add("equal" if found.equal else "different")
+            assert found.equal or found.first is not None
+    assert {"equal", "different", "BadElf"} <= outcomes
