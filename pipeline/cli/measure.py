@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import textwrap
 from pathlib import Path
+from typing import Any, Final
 
 import click
 import msgspec
@@ -19,7 +21,30 @@ _IMAGE = "container image"
 _TEES = sorted({one.tee for one in FORMATS})
 
 
+# TEE whose values come of more than one file: module with the command, its name in the module.
+BY_TEE: Final[dict[str, tuple[str, str]]] = {}
+
+
+class ByTee(click.Command):
+    """`rvp measure FILE`, or the command of a TEE that needs options of its own."""
+
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
+        """Hand over to the TEE's command when its name comes first."""
+        if not args or args[0] not in BY_TEE:
+            return super().make_context(info_name, args, parent, **extra)
+        module, name = BY_TEE[args[0]]
+        command: click.Command = getattr(importlib.import_module(module), name)
+        return command.make_context(f"{info_name} {args[0]}", args[1:], parent, **extra)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run whichever command the context is of."""
+        return super().invoke(ctx) if ctx.command is self else ctx.command.invoke(ctx)
+
+
 @click.command(
+    cls=ByTee,
     epilog="\b\nExamples:\n  rvp measure enclave.signed.so\n"
     "  rvp measure sgx enclave.sgxs --sigstruct enclave.sig\n"
     "  rvp measure sgx 'image.tar!/opt/enclave.signed.so'\n"
