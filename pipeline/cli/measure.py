@@ -22,7 +22,9 @@ _TEES = sorted({one.tee for one in FORMATS})
 
 
 # TEE whose values come of more than one file: module with the command, its name in the module.
-BY_TEE: Final[dict[str, tuple[str, str]]] = {}
+BY_TEE: Final[dict[str, tuple[str, str]]] = {
+    "tdx": ("pipeline.cli.measure_tdx", "measure_tdx"),
+}
 
 
 class ByTee(click.Command):
@@ -121,6 +123,22 @@ def measure(
         with_log=log_file is not None,
     )
     measured = measure_file(path, tee=tee, options=options)
+    title = "" if output_format == "json" else detect(path, tee=tee, options=options).title
+    tell_measured(settings, measured, title, log_file, output_format)
+
+
+def tell_measured(
+    settings: Settings, measured: Measured, title: str, log_file: Path | None, output_format: str
+) -> None:
+    """Print what was measured, write its logs, and end with the exit code of its checks.
+
+    Args:
+        settings: of the terminal.
+        measured: the measurements.
+        title: what was measured, for people.
+        log_file: where the logs go.
+        output_format: text or json.
+    """
     if log_file is not None:
         write_file(log_file, write_logs(measured))
     if output_format == "json":
@@ -128,7 +146,6 @@ def measure(
             Measurements(tool=Tool(name="rvp", version=version()), measurements=measured.measurements)
         )
     else:
-        title = detect(path, tee=tee, options=options).title
         titles = [_IMAGE if one.tee == "oci" else title for one in measured.measurements]
         blocks = [
             "\n".join(measurement_lines(*pair)) for pair in zip(measured.measurements, titles, strict=True)
@@ -169,6 +186,13 @@ def measurement_lines(measurement: Measurement, title: str) -> list[str]:
         rows.append(("set at launch", ", ".join(measurement.policy_inputs)))
     width = max(len(name) for name, _ in rows)
     lines += [f"  {name:<{width}}  {value}" for name, value in rows]
+    for gap in measurement.unpredicted:
+        told = textwrap.wrap(f"{gap.register}, {gap.event}: {gap.reason}", 88, break_long_words=False)
+        lines += [
+            "",
+            f"  {styled('not predicted')}  {told[0]}",
+            *(f"                 {line}" for line in told[1:]),
+        ]
     lines.append("")
     width = max((len(check.id) for check in measurement.checks), default=0)
     for check in measurement.checks:

@@ -137,6 +137,12 @@ def _is_tar(head: Head) -> bool:
     return head.start[257:262] == b"ustar"
 
 
+def _is_tdvf(head: Head) -> bool:
+    from pipeline.measure.tdx.tdvf import is_tdvf_file
+
+    return bool(head.start) and is_tdvf_file(head.path)
+
+
 def _is_image(head: Head) -> bool:
     return _is_layout_folder(head) or _is_tar(head)
 
@@ -212,6 +218,13 @@ FORMATS: Final[tuple[Format, ...]] = (
         recognises=_is_image,
         measurer="pipeline.measure.sgx.in_image:measure_in_image",
         lay_out="pipeline.measure.sgx.in_image:lay_out_in_image",
+    ),
+    Format(
+        name="tdvf",
+        tee="tdx",
+        title="firmware of an Intel TDX trust domain",
+        recognises=_is_tdvf,
+        measurer="pipeline.measure.tdx.measure:measure_firmware",
     ),
 )
 

@@ -278,6 +278,20 @@ def layer_of_links() -> bytes:
     return TRICKY[0]
 
 
+def tdvf(data: bytes) -> None:
+    """Firmware with TDX metadata: never anything but RvpError; sections lie in the file and do not overlap."""
+    from pipeline.measure.tdx.tdvf import SectionKind, read_tdvf
+
+    with only_our_errors():
+        end = 0
+        for one in sorted(read_tdvf(data, "x").sections, key=lambda one: one.address):
+            if one.kind is not SectionKind.TD_INFO and one.size:
+                assert one.address >= end
+                assert one.offset + one.raw_size <= len(data) or not one.raw_size
+                end = one.address + one.size
+    _measured(data, ".fd")
+
+
 def protected_file(data: bytes) -> None:
     """A protected file: never anything but RvpError; one that is read has its MAC in its header."""
     from pipeline.measure.sgx.protected_file import read_protected_file
@@ -290,6 +304,12 @@ def _protected() -> list[bytes]:
     from tests.fakes.protected_file import protect
 
     return [protect(b"{}", "name"), protect(b"content" * 3000, "name")]
+
+
+def _tdvfs() -> list[bytes]:
+    from tests.fakes.tdvf import TD_SHIM, make_tdvf
+
+    return [make_tdvf(), make_tdvf(TD_SHIM, form="td-shim")]
 
 
 def _layers() -> list[bytes]:
@@ -408,6 +428,7 @@ SEEDS: dict[str, list[bytes]] = {
     "image": _images(),
     "image_layer": _layers(),
     "protected_file": _protected(),
+    "tdvf": _tdvfs(),
 }
 TARGETS: dict[str, Target] = {name: globals()[name] for name in SEEDS} | SGX_TARGETS
 SEEDS |= SGX_SEEDS

@@ -1,0 +1,78 @@
+"""`rvp measure tdx`: the registers of a trust domain, from its firmware and its shape."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from pipeline.cli.measure import tell_measured
+from pipeline.measure.tdx.measure import TdxOptions, measure_td
+from pipeline.measure.tdx.mrtd import USED_BY, PageOrder
+from pipeline.measure.tdx.vmm import VMMS
+from provenance.strict import read_file
+from verifier.cli.terminal import Settings, format_option
+
+_FILE = click.Path(path_type=Path)
+_VARSTORE_BYTES = 16 << 20
+
+
+@click.command(
+    "tdx",
+    epilog="\b\nExamples:\n  rvp measure tdx --firmware OVMF.fd\n"
+    "  rvp measure tdx --firmware OVMF_CODE.fd --varstore OVMF_VARS.fd --format json\n"
+    "\b\nPage orders:\n" + "".join(f"  {order}: {who}\n" for order, who in USED_BY.items()),
+)
+@click.argument("file", required=False, metavar="[FILE]", type=_FILE)
+@click.option(
+    "--firmware", metavar="FILE", type=_FILE, help="The flash image: OVMF.fd, or td-shim's final.bin."
+)
+@click.option(
+    "--varstore",
+    metavar="FILE",
+    type=_FILE,
+    help="The variables (OVMF_VARS.fd) of a split build, or instead of those in the image.",
+)
+@click.option(
+    "--vmm", type=click.Choice(tuple(VMMS)), default="qemu", show_default=True, help="Who starts it."
+)
+@click.option(
+    "--page-order",
+    "page_orders",
+    type=click.Choice([str(one) for one in PageOrder]),
+    multiple=True,
+    help="Order of the pages in MRTD; default: all that the VMM is known to use.",
+)
+@click.option(
+    "--log",
+    "log_file",
+    metavar="FILE",
+    type=_FILE,
+    help="Write the measurement logs: every event that folds to a value.",
+)
+@format_option()
+@click.pass_obj
+def measure_tdx(
+    settings: Settings,
+    file: Path | None,
+    firmware: Path | None,
+    varstore: Path | None,
+    vmm: str,
+    page_orders: tuple[str, ...],
+    log_file: Path | None,
+    output_format: str,
+) -> None:
+    """Compute the registers of an Intel TDX trust domain.
+
+    One measurement for every shape. What cannot be known is a named event with its reason, never a guess.
+    """
+    if (file is None) == (firmware is None):
+        raise click.UsageError("one --firmware FILE")
+    options = TdxOptions(
+        varstore=None if varstore is None else read_file(varstore, limit_bytes=_VARSTORE_BYTES),
+        vmm=vmm,
+        page_orders=tuple(map(PageOrder, page_orders)),
+        with_log=log_file is not None,
+    )
+    measured = measure_td(firmware or file or Path(), options)
+    tell_measured(settings, measured, "Intel TDX trust domain", log_file, output_format)
