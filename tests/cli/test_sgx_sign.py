@@ -13,12 +13,16 @@ import sys
 from pathlib import Path
 
 import pytest
-from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
 
 from rvp import cli
 from tests.fakes import key_services as fakes
 from tests.fakes.enclave_elf import enclave_elf
+from tests.fakes.libpal import libpal, manifest
+from tests.fakes.open_enclave_elf import open_enclave_elf, properties
+from tests.fakes.sdk_elf import sdk_elf
 from tests.fakes.token import PIN, Token
 from verifier.cli.terminal import run
 
@@ -245,6 +249,66 @@ def test_openssl_signs_offline_and_the_enclave_is_put_together(
     into = ["--into", "enclave.so", "--config", "enclave.toml", "-o", "signed.so"]
     assert run(cli, [*assemble, *into]) == 0
     assert run(cli, ["sgx", "verify", "signed.so", "--public-key", "owner.crt"]) == 0
+
+
+XML = b"<EnclaveConfiguration><ProdID>4</ProdID><TCSNum>3</TCSNum></EnclaveConfiguration>"
+CONF = b"Debug=0\nNumHeapPages=9\nNumStackPages=2\nNumTCS=2\nProductID=4\nSecurityVersion=1\n"
+
+
+def offline(room: Path, key: rsa.RSAPrivateKey, enclave: list[str], into: list[str]) -> None:
+    """Digest, a signature made elsewhere, assemble."""
+    (room / "owner.pem").write_bytes(pem(key))
+    (room / "owner.pub").write_text(fakes.public_pem(key))
+    assert run(cli, ["sgx", "digest", *enclave, "--date", "2026-02-04", "-o", "owner.tbs"]) == 0
+    tbs = (room / "owner.tbs").read_bytes()
+    (room / "owner.rsa").write_bytes(key.sign(tbs, PKCS1v15(), hashes.SHA256()))
+    assemble = ["sgx", "assemble", "owner.tbs", "--signature", "owner.rsa", "--public-key", "owner.pub"]
+    assert run(cli, [*assemble, "--into", *into]) == 0
+
+
+@pytest.mark.parametrize(
+    ("elf", "name", "config", "title"),
+    [
+        (sdk_elf(), "Enclave.config.xml", XML, "SDK layout"),
+        (open_enclave_elf(properties()), "enclave.conf", CONF, "Open Enclave"),
+    ],
+    ids=["SDK and XML", "Open Enclave and .conf"],
+)
+def test_an_enclave_is_signed_offline_put_together_and_verified(
+    room: Path,
+    owner: rsa.RSAPrivateKey,
+    capfd: pytest.CaptureFixture[str],
+    elf: bytes,
+    name: str,
+    config: bytes,
+    title: str,
+) -> None:
+    (room / "e.so").write_bytes(elf)
+    (room / name).write_bytes(config)
+    enclave = ["e.so", "--config", name]
+    offline(room, owner, enclave, [*enclave, "-o", "signed.so"])
+    capfd.readouterr()
+    assert run(cli, ["sgx", "verify", "signed.so", "--config", name, "--public-key", "owner.pub"]) == 0
+    said = capfd.readouterr().out
+    assert title in said
+    assert "isvprodid        4" in said
+    assert run(cli, ["sgx", "sign", *enclave, "--date", "2026-02-04", "--key", "owner.pem", "-o", "s"]) == 0
+    assert (room / "s").read_bytes() in (room / "signed.so").read_bytes()
+
+
+def test_a_gramine_manifest_is_signed_offline_and_verified(
+    room: Path, owner: rsa.RSAPrivateKey, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (room / "app.manifest.sgx").write_bytes(manifest())
+    (room / "pal.so").write_bytes(libpal())
+    enclave = ["app.manifest.sgx", "--libpal", "pal.so"]
+    offline(room, owner, enclave, [*enclave, "-o", "app.sig"])
+    assert len((room / "app.sig").read_bytes()) == 1808  # what is signed lies beside the manifest
+    capfd.readouterr()
+    assert run(cli, ["sgx", "verify", *enclave, "--public-key", "owner.pub"]) == 0
+    assert "Gramine" in capfd.readouterr().out
+    (room / "app.manifest.sgx").write_bytes(manifest(max_threads=3))
+    assert run(cli, ["sgx", "verify", *enclave, "--public-key", "owner.pub"]) == 12
 
 
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="needs openssl")
