@@ -84,7 +84,8 @@ def to_sgxs(
 ) -> None:
     """Write an enclave as an SGXS stream.
 
-    These are the very bytes that MRENCLAVE is the SHA-256 of.
+    These are the very bytes that MRENCLAVE is the SHA-256 of. A loader that does not add its pages from the
+    lowest up (Gramine) gives a stream that is not canonical, which readers refuse: `rvp sgx pages` is for it.
     """
     enclave = lay_out(elf, options)[0]
     temporary = output.with_name(f".{output.name}.{os.getpid()}.tmp")
@@ -99,7 +100,9 @@ def to_sgxs(
     settings.say(f"{output}: {output.stat().st_size} bytes")
     if not pages_rise(enclave.image):
         settings.say(
-            "  not canonical: this loader does not add pages from the lowest up; see `rvp sgx pages`"
+            f"  not canonical: {enclave.layout} does not add its pages from the lowest up. The bytes hash to "
+            "MRENCLAVE,\n  but readers of SGXS refuse them, `rvp measure` too. A page list keeps the order:\n"
+            f"  rvp sgx pages {elf} -o list.toml"
         )
 
 

@@ -187,9 +187,17 @@ def test_a_stream_that_is_not_canonical_says_so(room: Path, capfd: pytest.Captur
     (room / "app.manifest.sgx").write_bytes(manifest())
     (room / "libpal.so").write_bytes(libpal())
     assert run(cli, ["sgx", "to-sgxs", "app.manifest.sgx", "-o", "app.sgxs"]) == 0
-    assert "not canonical" in capfd.readouterr().err
+    said = capfd.readouterr().err
+    assert "not canonical: Gramine 1.9 does not add its pages from the lowest up" in said
+    assert "rvp sgx pages app.manifest.sgx -o list.toml" in said
+    assert run(cli, ["measure", "app.sgxs"]) == 2
+    said = capfd.readouterr().err
+    assert "RVP-5003" in said
+    assert "rvp sgx pages" in said
+    assert run(cli, ["sgx", "pages", "app.manifest.sgx", "-o", "list.toml"]) == 0
     value = measure_file(room / "app.manifest.sgx").measurements[0].claims["mrenclave"]
     assert hashlib.sha256((room / "app.sgxs").read_bytes()).hexdigest() == value
+    assert measure_file(room / "list.toml").measurements[0].claims["mrenclave"] == value
     run(cli, ["sgx", "key", "new", "owner.pem"])
     run(cli, [*SIGN, "--date", "2026-02-04"])
     run(cli, [*PACK, "signed.so"])

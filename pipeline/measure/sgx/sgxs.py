@@ -172,7 +172,15 @@ def _page_header(data: memoryview, at: int, next_page: int, size: int, name: str
     address, flags = struct.unpack_from("<QQ", data, at + 8)
     if any(data[at + 24 : at + HEADER]):
         raise BadSgxs("EADD has bits in its reserved bytes", place=_place(name, at + 24))
-    if address % PAGE or address < next_page or address >= size:
+    if not address % PAGE and address < next_page and address < size:
+        raise BadSgxs(
+            f"EADD has a page at {address:#x} after {next_page:#x}: a canonical stream adds pages from the "
+            "lowest up, each once",
+            place=_place(name, at + 8),
+            hint="the stream of a loader that adds them in another order (Gramine) is kept as a page list: "
+            "rvp sgx pages ENCLAVE -o list.toml, then rvp measure list.toml",
+        )
+    if address % PAGE or address >= size:
         raise BadSgxs(
             f"EADD has a page at {address:#x} after {next_page:#x} of {size:#x}", place=_place(name, at + 8)
         )
