@@ -68,8 +68,8 @@ def bench_heap(folder: Path) -> None:
 
 
 def large_enclave(folder: Path) -> Path:
-    from pipeline.measure.sgx.enclave_config import EnclaveConfig
-    from pipeline.measure.sgx.pack import pack_enclave
+    from pipeline.measure.sgx.freestanding.config import EnclaveConfig
+    from pipeline.measure.sgx.freestanding.pack import pack_enclave
     from tests.fakes.enclave_elf import enclave_elf
 
     path = folder / "large.so"
@@ -176,8 +176,8 @@ def bench_memory(folder: Path) -> None:
 
 
 def bench_cold(folder: Path) -> None:
-    from pipeline.measure.sgx.enclave_config import EnclaveConfig
-    from pipeline.measure.sgx.pack import pack_enclave
+    from pipeline.measure.sgx.freestanding.config import EnclaveConfig
+    from pipeline.measure.sgx.freestanding.pack import pack_enclave
     from tests.fakes.enclave_elf import enclave_elf
 
     path = folder / "small.so"

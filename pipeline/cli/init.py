@@ -80,7 +80,7 @@ def _translated(name: str, origin: str, source: str) -> str:
     path = _found(origin)
     data = read_file(path, limit_bytes=1 << 20)
     if path.suffix in {".xml", ".toml"} or data.lstrip().startswith(b"<"):
-        from pipeline.measure.sgx.enclave_config import read_config
+        from pipeline.measure.sgx.freestanding.config import read_config
 
         read_config(data, name=str(path))
         if path.is_absolute() or ".." in path.parts:

@@ -62,7 +62,7 @@ SCHEMAS: Final[dict[str, tuple[str, str, str]]] = {
     "private-engine": ("pipeline.private_engine", "EngineStatus", "what rvp engine start and stop print"),
     "measurement-log": ("provenance.measurement_log", "MeasurementLog", "what rvp measure --log writes"),
     "enclave": (
-        "pipeline.measure.sgx.enclave_config",
+        "pipeline.measure.sgx.freestanding.config",
         "EnclaveConfig",
         "enclave.toml, an enclave's configuration",
     ),

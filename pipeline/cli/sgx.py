@@ -116,7 +116,7 @@ def pages(settings: Settings, enclave: Path, options: MeasureOptions, output: Pa
 
     A text that `rvp measure` reads back; contents lie beside it with the suffix .pages.
     """
-    from pipeline.measure.sgx.page_list_writer import write_page_list
+    from pipeline.measure.sgx.page_list.writer import write_page_list
 
     written = write_page_list(lay_out(enclave, options)[0], output)
     settings.say("\n".join(f"{path}: {path.stat().st_size} bytes" for path in written))

@@ -14,10 +14,10 @@ from typing import Final
 import msgspec
 
 from pipeline.explain.model import Explained, FirstDivergence, Row, Side
-from pipeline.explain.sgx_causes import likely_causes
-from pipeline.explain.sgx_evidence import Evidence, collect
-from pipeline.explain.sgx_hypotheses import search
-from pipeline.explain.sgx_side import EnclaveSide, is_tcs, shown
+from pipeline.explain.sgx.causes import likely_causes
+from pipeline.explain.sgx.evidence import Evidence, collect
+from pipeline.explain.sgx.hypotheses import search
+from pipeline.explain.sgx.side import EnclaveSide, is_tcs, shown
 from pipeline.explain.unmeasured import file_differences, signature_differences
 from pipeline.explain.walk import Run, Split
 from pipeline.measure.measured import MeasureOptions

@@ -14,7 +14,7 @@ from xml.sax.saxutils import escape
 import msgspec
 
 from pipeline.explain.model import Explained, Region
-from pipeline.explain.sgx_side import EnclaveSide, key_of, stem_of
+from pipeline.explain.sgx.side import EnclaveSide, key_of, stem_of
 from pipeline.measure.sgx.enclave_image import SECINFO_W, SECINFO_X
 
 _WIDTH: Final = 960

@@ -72,7 +72,7 @@ def _is_sdk_enclave(head: Head) -> bool:
     if not head.start.startswith(b"\x7fELF"):
         return False
     from pipeline.measure.sgx.elf import BadElf, Elf, map_file
-    from pipeline.measure.sgx.sdk_metadata import NOTE_SECTION
+    from pipeline.measure.sgx.sdk.metadata import NOTE_SECTION
 
     data = map_file(head.path)
     try:
@@ -96,7 +96,7 @@ def _is_open_enclave(head: Head) -> bool:
 def _is_ego(head: Head) -> bool:
     if not head.start.startswith(b"\x7fELF"):
         return False
-    from pipeline.measure.sgx.ego import is_ego_file
+    from pipeline.measure.sgx.open_enclave.ego import is_ego_file
 
     return is_ego_file(head.path)
 
@@ -114,13 +114,13 @@ def _is_sigstruct(head: Head) -> bool:
 def _is_gramine(head: Head) -> bool:
     if not _is_text(head):
         return False
-    from pipeline.measure.sgx.gramine_manifest import MAX_BYTES, looks_like_manifest
+    from pipeline.measure.sgx.gramine.manifest import MAX_BYTES, looks_like_manifest
 
     return head.size_bytes <= MAX_BYTES and looks_like_manifest(read_file(head.path))
 
 
 def _is_page_list(head: Head) -> bool:
-    from pipeline.measure.sgx.page_list import looks_like_page_list
+    from pipeline.measure.sgx.page_list.reader import looks_like_page_list
 
     return _is_text(head) and looks_like_page_list(head.start)
 
@@ -153,21 +153,21 @@ FORMATS: Final[tuple[Format, ...]] = (
         tee="sgx",
         title="Intel SGX enclave (SDK layout)",
         recognises=_is_sdk_enclave,
-        lay_out="pipeline.measure.sgx.sdk:lay_out_sdk",
+        lay_out="pipeline.measure.sgx.sdk.enclave:lay_out_sdk",
     ),
     Format(
         name="sgx-ego",
         tee="sgx",
         title="Intel SGX enclave (EGo program)",
         recognises=_is_ego,
-        lay_out="pipeline.measure.sgx.ego:lay_out_ego",
+        lay_out="pipeline.measure.sgx.open_enclave.ego:lay_out_ego",
     ),
     Format(
         name="sgx-open-enclave",
         tee="sgx",
         title="Intel SGX enclave (Open Enclave)",
         recognises=_is_open_enclave,
-        lay_out="pipeline.measure.sgx.open_enclave:lay_out_open_enclave",
+        lay_out="pipeline.measure.sgx.open_enclave.enclave:lay_out_open_enclave",
     ),
     Format(
         name="sgxs",
@@ -188,14 +188,14 @@ FORMATS: Final[tuple[Format, ...]] = (
         tee="sgx",
         title="Gramine enclave (manifest)",
         recognises=_is_gramine,
-        lay_out="pipeline.measure.sgx.gramine:lay_out_gramine",
+        lay_out="pipeline.measure.sgx.gramine.enclave:lay_out_gramine",
     ),
     Format(
         name="page-list",
         tee="sgx",
         title="Intel SGX enclave (page list)",
         recognises=_is_page_list,
-        lay_out="pipeline.measure.sgx.page_list:lay_out_page_list",
+        lay_out="pipeline.measure.sgx.page_list.reader:lay_out_page_list",
     ),
     Format(
         name="oci-layout",
@@ -216,8 +216,8 @@ FORMATS: Final[tuple[Format, ...]] = (
         tee="sgx",
         title="Intel SGX enclaves in a container image",
         recognises=_is_image,
-        measurer="pipeline.measure.sgx.in_image:measure_in_image",
-        lay_out="pipeline.measure.sgx.in_image:lay_out_in_image",
+        measurer="pipeline.measure.sgx.in_image.enclave:measure_in_image",
+        lay_out="pipeline.measure.sgx.in_image.enclave:lay_out_in_image",
     ),
     Format(
         name="tdvf",

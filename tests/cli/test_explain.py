@@ -11,8 +11,8 @@ import jsonschema
 import pytest
 
 from pipeline.cli.schema import schema_of
-from pipeline.measure.sgx.enclave_config import EnclaveConfig
-from pipeline.measure.sgx.pack import measure_packed, pack_enclave
+from pipeline.measure.sgx.freestanding.config import EnclaveConfig
+from pipeline.measure.sgx.freestanding.pack import measure_packed, pack_enclave
 from rvp import cli
 from tests.fakes.enclave_elf import enclave_elf
 from verifier.cli.terminal import run

@@ -105,7 +105,7 @@ def test_every_command_has_a_place_in_the_pages_that_people_write() -> None:
 
 @EACH_PAGE
 def test_samples_are_read(page: Path) -> None:
-    from pipeline.measure.sgx.enclave_config import read_config
+    from pipeline.measure.sgx.freestanding.config import read_config
     from pipeline.spec import parse_spec
     from provenance.policy import parse_policy
 

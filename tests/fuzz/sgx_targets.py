@@ -136,8 +136,8 @@ def measurement_log(data: bytes) -> None:
 
 
 def _packed() -> bytes:
-    from pipeline.measure.sgx.enclave_config import EnclaveConfig
-    from pipeline.measure.sgx.pack import pack_enclave
+    from pipeline.measure.sgx.freestanding.config import EnclaveConfig
+    from pipeline.measure.sgx.freestanding.pack import pack_enclave
 
     return pack_enclave(enclave_elf(), EnclaveConfig(threads=3, stack="16KiB", heap="64KiB"))
 

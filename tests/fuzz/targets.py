@@ -228,7 +228,7 @@ def gramine_libpal(data: bytes) -> None:
 
 def _gramine(manifest: bytes, libpal: bytes) -> None:
     from pipeline.measure.sgx.enclave_image import PAGE, Pages
-    from pipeline.measure.sgx.gramine import lay_out_manifest
+    from pipeline.measure.sgx.gramine.enclave import lay_out_manifest
 
     with only_our_errors():
         image = lay_out_manifest(manifest, memoryview(libpal)).image
@@ -240,7 +240,7 @@ def _gramine(manifest: bytes, libpal: bytes) -> None:
 def page_list(data: bytes) -> None:
     """A page list: never anything but RvpError; its pages do not overlap."""
     from pipeline.measure.sgx.enclave_image import PAGE, Pages
-    from pipeline.measure.sgx.page_list import read_page_list
+    from pipeline.measure.sgx.page_list.reader import read_page_list
 
     with only_our_errors():
         parts = [part for part in read_page_list(data).image.parts if isinstance(part, Pages)]
@@ -294,7 +294,7 @@ def tdvf(data: bytes) -> None:
 
 def protected_file(data: bytes) -> None:
     """A protected file: never anything but RvpError; one that is read has its MAC in its header."""
-    from pipeline.measure.sgx.protected_file import read_protected_file
+    from pipeline.measure.sgx.in_image.protected_file import read_protected_file
 
     with only_our_errors():
         assert read_protected_file(data).mac == data[77:93]
@@ -337,8 +337,8 @@ def _payloads() -> list[bytes]:
 
 
 def _enclaves() -> list[bytes]:
-    from pipeline.measure.sgx.enclave_config import EnclaveConfig
-    from pipeline.measure.sgx.pack import pack_enclave
+    from pipeline.measure.sgx.freestanding.config import EnclaveConfig
+    from pipeline.measure.sgx.freestanding.pack import pack_enclave
     from tests.fakes.enclave_elf import enclave_elf
 
     return [pack_enclave(enclave_elf(), EnclaveConfig(threads=2, stack="16KiB", heap="64KiB")), enclave_elf()]

@@ -7,8 +7,8 @@ from hypothesis import HealthCheck, event, given, settings
 
 from pipeline.measure.sgx.elf import Elf
 from pipeline.measure.sgx.hashing import mrenclaves
-from pipeline.measure.sgx.sdk_layout import enclave_image
-from pipeline.measure.sgx.sdk_metadata import read_metadata
+from pipeline.measure.sgx.sdk.layout import enclave_image
+from pipeline.measure.sgx.sdk.metadata import read_metadata
 from tests.fakes.plain_sdk_loader import plain_mrenclaves
 from tests.fakes.sdk_files import PAGE, Entry, Record, Segment, sdk_file
 

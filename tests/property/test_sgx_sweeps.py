@@ -21,9 +21,9 @@ import pytest
 
 from pipeline.measure import MeasureOptions, measure_file
 from pipeline.measure.sgx.elf import Elf
-from pipeline.measure.sgx.enclave_config import EnclaveConfig
-from pipeline.measure.sgx.pack import pack_enclave
-from pipeline.measure.sgx.sdk_metadata import read_metadata
+from pipeline.measure.sgx.freestanding.config import EnclaveConfig
+from pipeline.measure.sgx.freestanding.pack import pack_enclave
+from pipeline.measure.sgx.sdk.metadata import read_metadata
 from provenance.errors import SignatureFailure, UsageError
 from tests.conftest import ROOT, vectors_folder
 from tests.fakes.enclave_elf import enclave_elf

@@ -46,11 +46,11 @@ def lay_out_unsigned(path: Path, options: MeasureOptions) -> Unsigned:
     Raises:
         BadEnclaveConfig: RVP-5007. CannotPack: RVP-5008; and what the readers raise (RVP-50nn).
     """
-    from pipeline.measure.sgx.ego import is_ego_file, lay_out_unsigned_ego
-    from pipeline.measure.sgx.gramine import is_gramine, lay_out_gramine_unsigned
-    from pipeline.measure.sgx.open_enclave_sign import is_open_enclave, lay_out_unsigned_open_enclave
-    from pipeline.measure.sgx.pack import lay_out_freestanding
-    from pipeline.measure.sgx.sdk_sign import is_sdk_enclave, lay_out_sdk_unsigned
+    from pipeline.measure.sgx.freestanding.pack import lay_out_freestanding
+    from pipeline.measure.sgx.gramine.enclave import is_gramine, lay_out_gramine_unsigned
+    from pipeline.measure.sgx.open_enclave.ego import is_ego_file, lay_out_unsigned_ego
+    from pipeline.measure.sgx.open_enclave.sign import is_open_enclave, lay_out_unsigned_open_enclave
+    from pipeline.measure.sgx.sdk.sign import is_sdk_enclave, lay_out_sdk_unsigned
 
     if options.manifest is not None or is_gramine(path):
         return lay_out_gramine_unsigned(path, options)

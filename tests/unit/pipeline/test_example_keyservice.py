@@ -11,9 +11,9 @@ import pytest
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, utils
 
-from pipeline.measure.sgx.enclave_config import read_config
+from pipeline.measure.sgx.freestanding.config import read_config
+from pipeline.measure.sgx.freestanding.pack import measure_packed, pack_enclave
 from pipeline.measure.sgx.owner_key import new_key, read_private_key
-from pipeline.measure.sgx.pack import measure_packed, pack_enclave
 from pipeline.measure.sgx.sigstruct import sign, to_be_signed
 from tests.conftest import ROOT
 

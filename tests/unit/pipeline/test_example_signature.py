@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pipeline.measure import measure_file, require_passed
-from pipeline.measure.sgx.enclave_config import read_config
+from pipeline.measure.sgx.freestanding.config import read_config
 from pipeline.measure.sgx.owner_key import read_public_key
 from pipeline.measure.sgx.sigstruct import Sigstruct, to_be_signed
 from tests.conftest import ROOT

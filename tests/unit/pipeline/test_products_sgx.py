@@ -10,10 +10,10 @@ import pytest
 from pipeline.build_check import measure_again
 from pipeline.graph import Leaves, Node, build_graph
 from pipeline.measure.measured import MeasureOptions
-from pipeline.measure.sgx.enclave_config import EnclaveConfig
+from pipeline.measure.sgx.freestanding.config import EnclaveConfig
+from pipeline.measure.sgx.freestanding.pack import measure_packed, pack_enclave
 from pipeline.measure.sgx.hashing import write_stream
 from pipeline.measure.sgx.owner_key import new_key, read_private_key
-from pipeline.measure.sgx.pack import measure_packed, pack_enclave
 from pipeline.measure.sgx.sigstruct import sign, to_be_signed
 from pipeline.measure.sgx.unsigned import lay_out_unsigned
 from pipeline.products import MEASUREMENTS_NAME, NotSupported, check_supported, make_product

@@ -12,8 +12,8 @@ import pytest
 
 from pipeline.explain.explain import Operand, explain
 from pipeline.explain.model import Explained
-from pipeline.measure.sgx.enclave_config import EnclaveConfig
-from pipeline.measure.sgx.pack import pack_enclave
+from pipeline.measure.sgx.freestanding.config import EnclaveConfig
+from pipeline.measure.sgx.freestanding.pack import pack_enclave
 
 pytestmark = pytest.mark.skipif(shutil.which("gcc") is None, reason="there is no gcc on this machine")
 

@@ -14,11 +14,11 @@ from pipeline.explain.model import Explained
 from pipeline.explain.render import render_text
 from pipeline.measure import MeasureOptions, UnknownFormat, measure_file
 from pipeline.measure.sgx.enclave import lay_out
-from pipeline.measure.sgx.enclave_config import EnclaveConfig
 from pipeline.measure.sgx.enclave_image import PAGE, EnclaveImage, Pages
+from pipeline.measure.sgx.freestanding.config import EnclaveConfig
+from pipeline.measure.sgx.freestanding.pack import pack_enclave
 from pipeline.measure.sgx.hashing import mrenclave
 from pipeline.measure.sgx.log import LogDoesNotFold
-from pipeline.measure.sgx.pack import pack_enclave
 from pipeline.measure.sgx.sgxs import write_sgxs
 from provenance.errors import RvpError
 from provenance.strict import NotReadable

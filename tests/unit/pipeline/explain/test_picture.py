@@ -8,8 +8,8 @@ from pathlib import Path
 
 from pipeline.explain.explain import Operand, explain_with_sides
 from pipeline.explain.picture import draw
-from pipeline.measure.sgx.enclave_config import EnclaveConfig
-from pipeline.measure.sgx.pack import pack_enclave
+from pipeline.measure.sgx.freestanding.config import EnclaveConfig
+from pipeline.measure.sgx.freestanding.pack import pack_enclave
 from tests.fakes.enclave_elf import enclave_elf
 
 SVG = "{http://www.w3.org/2000/svg}"

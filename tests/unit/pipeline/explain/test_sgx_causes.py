@@ -9,9 +9,9 @@ from collections.abc import Callable
 import pytest
 
 from pipeline.explain.model import Side
-from pipeline.explain.sgx_causes import RULES, likely_causes
-from pipeline.explain.sgx_evidence import Evidence, collect
-from pipeline.explain.sgx_side import EnclaveSide
+from pipeline.explain.sgx.causes import RULES, likely_causes
+from pipeline.explain.sgx.evidence import Evidence, collect
+from pipeline.explain.sgx.side import EnclaveSide
 from pipeline.measure.sgx.enclave import Enclave
 from pipeline.measure.sgx.enclave_image import PAGE, Pages, Part
 from pipeline.measure.sgx.hashing import mrenclave
@@ -193,7 +193,7 @@ def test_no_rule_speaks_of_equal_enclaves(name: str) -> None:
 
 
 def test_every_rule_has_a_case() -> None:
-    from pipeline.explain import sgx_causes
+    from pipeline.explain.sgx import causes as sgx_causes
 
     listed = set()
     for line in (sgx_causes.__doc__ or "").splitlines():

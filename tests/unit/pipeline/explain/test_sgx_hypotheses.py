@@ -14,17 +14,17 @@ import pytest
 
 from pipeline.explain.explain import Operand, explain, side_of
 from pipeline.explain.model import Explained, Side
-from pipeline.explain.sgx_configurations import changed_configurations
-from pipeline.explain.sgx_hypotheses import PrefixHash, Searched, search
-from pipeline.explain.sgx_recovered import configured
-from pipeline.explain.sgx_side import EnclaveSide
-from pipeline.explain.sgx_variants import Variant, page_variants
+from pipeline.explain.sgx.configurations import changed_configurations
+from pipeline.explain.sgx.hypotheses import PrefixHash, Searched, search
+from pipeline.explain.sgx.recovered import configured
+from pipeline.explain.sgx.side import EnclaveSide
+from pipeline.explain.sgx.variants import Variant, page_variants
 from pipeline.measure import MeasureOptions
 from pipeline.measure.sgx.enclave import Enclave, lay_out
-from pipeline.measure.sgx.enclave_config import EnclaveConfig
 from pipeline.measure.sgx.enclave_image import PAGE, EnclaveImage, Pages, Part
+from pipeline.measure.sgx.freestanding.config import EnclaveConfig
+from pipeline.measure.sgx.freestanding.pack import measure_packed, pack_enclave
 from pipeline.measure.sgx.hashing import hash_plainly, mrenclave
-from pipeline.measure.sgx.pack import measure_packed, pack_enclave
 from pipeline.measure.sgx.unsigned import lay_out_unsigned
 from provenance.errors import RvpError
 from tests.fakes.enclave_elf import enclave_elf

@@ -11,12 +11,12 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 
 from pipeline.measure import MeasureOptions, detect, measure_file
-from pipeline.measure.sgx.ego import is_ego_file
 from pipeline.measure.sgx.enclave import lay_out
 from pipeline.measure.sgx.hashing import hash_plainly, mrenclave
-from pipeline.measure.sgx.open_enclave_config import BadOpenEnclaveConfig
-from pipeline.measure.sgx.open_enclave_link import MissingModule
-from pipeline.measure.sgx.open_enclave_properties import BadOpenEnclave
+from pipeline.measure.sgx.open_enclave.config import BadOpenEnclaveConfig
+from pipeline.measure.sgx.open_enclave.ego import is_ego_file
+from pipeline.measure.sgx.open_enclave.link import MissingModule
+from pipeline.measure.sgx.open_enclave.properties import BadOpenEnclave
 from pipeline.measure.sgx.owner_key import new_key, read_private_key
 from pipeline.measure.sgx.sigstruct import sign, to_be_signed
 from pipeline.measure.sgx.unsigned import lay_out_unsigned

@@ -10,7 +10,7 @@ from pipeline.measure import MeasureOptions, measure_file, require_passed
 from pipeline.measure.image_files import NotInImage
 from pipeline.measure.sgx.enclave import lay_out
 from pipeline.measure.sgx.hashing import mrenclave
-from pipeline.measure.sgx.in_image import NoEnclaveInImage
+from pipeline.measure.sgx.in_image.enclave import NoEnclaveInImage
 from provenance.claims import Check, Measurement
 from provenance.errors import RvpError
 from tests.fakes.build_folder import sgxs_enclave

@@ -17,8 +17,8 @@ from pipeline.measure import MeasureOptions, measure_file
 from pipeline.measure.measured import SIGNATURE_CHECKS
 from pipeline.measure.sgx.enclave import lay_out
 from pipeline.measure.sgx.hashing import hash_plainly, mrenclave
-from pipeline.measure.sgx.open_enclave_config import BadOpenEnclaveConfig, read_conf
-from pipeline.measure.sgx.open_enclave_properties import BadOpenEnclave
+from pipeline.measure.sgx.open_enclave.config import BadOpenEnclaveConfig, read_conf
+from pipeline.measure.sgx.open_enclave.properties import BadOpenEnclave
 from pipeline.measure.sgx.owner_key import new_key, read_private_key
 from pipeline.measure.sgx.sigstruct import Sigstruct, sign, to_be_signed
 from pipeline.measure.sgx.unsigned import lay_out_unsigned

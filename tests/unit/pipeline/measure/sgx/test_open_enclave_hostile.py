@@ -11,9 +11,9 @@ import pytest
 from pipeline.measure.measured import MeasureOptions
 from pipeline.measure.sgx.elf import BadElf
 from pipeline.measure.sgx.enclave import lay_out
-from pipeline.measure.sgx.open_enclave import lay_out_open_enclave
-from pipeline.measure.sgx.open_enclave_link import MissingModule
-from pipeline.measure.sgx.open_enclave_properties import BadOpenEnclave
+from pipeline.measure.sgx.open_enclave.enclave import lay_out_open_enclave
+from pipeline.measure.sgx.open_enclave.link import MissingModule
+from pipeline.measure.sgx.open_enclave.properties import BadOpenEnclave
 from provenance.errors import UsageError
 from tests.fakes.open_enclave_elf import NUMBERS, open_enclave_elf, properties
 

@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from pipeline.measure import MeasureOptions, detect, measure_file
 from pipeline.measure.sgx.enclave import Enclave, lay_out
 from pipeline.measure.sgx.enclave_image import PAGE, Chunks, EnclaveImage, Pages, Part
-from pipeline.measure.sgx.gramine import lay_out_manifest
+from pipeline.measure.sgx.gramine.enclave import lay_out_manifest
 from pipeline.measure.sgx.hashing import mrenclave
-from pipeline.measure.sgx.page_list import read_page_list
-from pipeline.measure.sgx.page_list_document import BadPageList
-from pipeline.measure.sgx.page_list_writer import write_page_list
+from pipeline.measure.sgx.page_list.document import BadPageList
+from pipeline.measure.sgx.page_list.reader import read_page_list
+from pipeline.measure.sgx.page_list.writer import write_page_list
 from provenance.errors import RvpError, UsageError
 from provenance.strict import NotWellFormed, UnknownKey, WrongType
 from tests.fakes.libpal import libpal, manifest

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.measure.sgx.sdk_config import BadSdkConfig, read_sdk_config
-from pipeline.measure.sgx.sdk_generation import NEWEST, Generation, generation
+from pipeline.measure.sgx.sdk.config import BadSdkConfig, read_sdk_config
+from pipeline.measure.sgx.sdk.generation import NEWEST, Generation, generation
 
 
 def config_error(elements: str, one: Generation = NEWEST) -> BadSdkConfig:

@@ -14,8 +14,8 @@ from pipeline.measure.sgx.elf import BadElf, Elf
 from pipeline.measure.sgx.enclave import lay_out
 from pipeline.measure.sgx.enclave_image import EnclaveImage
 from pipeline.measure.sgx.hashing import mrenclave
-from pipeline.measure.sgx.sdk_layout import enclave_image
-from pipeline.measure.sgx.sdk_metadata import BadSgxMetadata, read_metadata
+from pipeline.measure.sgx.sdk.layout import enclave_image
+from pipeline.measure.sgx.sdk.metadata import BadSgxMetadata, read_metadata
 from tests.fakes.plain_sdk_loader import plain_mrenclaves
 from tests.fakes.sdk_files import PAGE, Entry, Record, Segment, sdk_file
 

@@ -17,8 +17,8 @@ from pipeline.measure import MeasureOptions, measure_file
 from pipeline.measure.sgx.elf import Elf
 from pipeline.measure.sgx.enclave import lay_out
 from pipeline.measure.sgx.owner_key import new_key, read_private_key
-from pipeline.measure.sgx.sdk_config import BadSdkConfig
-from pipeline.measure.sgx.sdk_generation import (
+from pipeline.measure.sgx.sdk.config import BadSdkConfig
+from pipeline.measure.sgx.sdk.generation import (
     COMPARED,
     GENERATIONS,
     PUBLISHED,
@@ -27,9 +27,9 @@ from pipeline.measure.sgx.sdk_generation import (
     generation,
     generation_of,
 )
-from pipeline.measure.sgx.sdk_metadata import SIGSTRUCT_AT, metadata_block, read_metadata
-from pipeline.measure.sgx.sdk_object import NotAnSdkEnclave
-from pipeline.measure.sgx.sdk_record import fips_place
+from pipeline.measure.sgx.sdk.metadata import SIGSTRUCT_AT, metadata_block, read_metadata
+from pipeline.measure.sgx.sdk.object import NotAnSdkEnclave
+from pipeline.measure.sgx.sdk.record import fips_place
 from pipeline.measure.sgx.sigstruct import SIGSTRUCT_SIZE, Sigstruct, SigstructMismatch, sign, to_be_signed
 from pipeline.measure.sgx.unsigned import Unsigned, lay_out_unsigned
 from provenance.errors import RvpError

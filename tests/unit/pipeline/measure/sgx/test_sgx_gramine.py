@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from pipeline.measure import MeasureOptions, UnknownFormat, detect, measure_file
 from pipeline.measure.measured import SIGNATURE_CHECKS
 from pipeline.measure.sgx.elf import BadElf
-from pipeline.measure.sgx.gramine import NoLibpal, lay_out_gramine, lay_out_manifest
-from pipeline.measure.sgx.gramine_binding import binding_check
-from pipeline.measure.sgx.gramine_generation import GENERATIONS, UnknownGramine, seen_generation
-from pipeline.measure.sgx.gramine_layout import BadLibpal, GramineTooSmall
-from pipeline.measure.sgx.gramine_manifest import BadGramineManifest, looks_like_manifest, read_manifest
+from pipeline.measure.sgx.gramine.binding import binding_check
+from pipeline.measure.sgx.gramine.enclave import NoLibpal, lay_out_gramine, lay_out_manifest
+from pipeline.measure.sgx.gramine.generation import GENERATIONS, UnknownGramine, seen_generation
+from pipeline.measure.sgx.gramine.layout import BadLibpal, GramineTooSmall
+from pipeline.measure.sgx.gramine.manifest import BadGramineManifest, looks_like_manifest, read_manifest
 from pipeline.measure.sgx.hashing import mrenclave
 from pipeline.measure.sgx.owner_key import new_key, read_private_key
 from pipeline.measure.sgx.sigstruct import sign, to_be_signed

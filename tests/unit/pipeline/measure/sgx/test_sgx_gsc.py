@@ -96,7 +96,7 @@ def test_what_could_not_be_compared_is_counted_and_never_passes(tmp_path: Path) 
 
 
 def test_a_manifest_without_libpal_is_told(tmp_path: Path) -> None:
-    from pipeline.measure.sgx.in_image import NoEnclaveInImage
+    from pipeline.measure.sgx.in_image.enclave import NoEnclaveInImage
 
     path = write_image(tmp_path / "i.tar", layer(file(MANIFEST, shielded({}))))
     with pytest.raises(NoEnclaveInImage, match=r"libpal\.so"):

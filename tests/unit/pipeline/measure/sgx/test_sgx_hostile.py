@@ -9,9 +9,9 @@ import pytest
 
 from pipeline.measure import MeasureOptions, measure_file
 from pipeline.measure.sgx.elf import Elf
-from pipeline.measure.sgx.enclave_config import EnclaveConfig
-from pipeline.measure.sgx.pack import measure_packed, pack_enclave
-from pipeline.measure.sgx.sdk_metadata import DIRECTORIES_AT, BadSgxMetadata, metadata_block
+from pipeline.measure.sgx.freestanding.config import EnclaveConfig
+from pipeline.measure.sgx.freestanding.pack import measure_packed, pack_enclave
+from pipeline.measure.sgx.sdk.metadata import DIRECTORIES_AT, BadSgxMetadata, metadata_block
 from pipeline.measure.sgx.sgxs import BadSgxs
 from provenance.errors import UsageError
 from tests.fakes.enclave_elf import enclave_elf

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from pipeline.measure.sgx.elf import Elf
-from pipeline.measure.sgx.enclave_config import EnclaveConfig
-from pipeline.measure.sgx.pack import pack_enclave
-from pipeline.measure.sgx.sdk_metadata import DIRECTORIES_AT, metadata_block
+from pipeline.measure.sgx.freestanding.config import EnclaveConfig
+from pipeline.measure.sgx.freestanding.pack import pack_enclave
+from pipeline.measure.sgx.sdk.metadata import DIRECTORIES_AT, metadata_block
 from tests.fakes.enclave_elf import enclave_elf
 from tests.fakes.limits import measured_in_a_child
 

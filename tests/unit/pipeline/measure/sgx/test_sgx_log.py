@@ -15,8 +15,8 @@ from pipeline.measure.sgx.enclave_image import PAGE, Chunks, EnclaveImage, Pages
 from pipeline.measure.sgx.hashing import mrenclave
 from pipeline.measure.sgx.labels import Labels
 from pipeline.measure.sgx.log import MEASURED, REPEAT, LogDoesNotFold, content_of, fold_log, write_log
-from pipeline.measure.sgx.sdk_layout import enclave_image
-from pipeline.measure.sgx.sdk_metadata import LayoutEntry, Record
+from pipeline.measure.sgx.sdk.layout import enclave_image
+from pipeline.measure.sgx.sdk.metadata import LayoutEntry, Record
 from pipeline.measure.sgx.sgxs import read_sgxs, write_sgxs
 from provenance.measurement_log import MeasurementLog
 from tests.fakes.enclave_elf import enclave_elf

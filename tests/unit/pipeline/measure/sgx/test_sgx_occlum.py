@@ -11,7 +11,7 @@ import pytest
 
 from pipeline.measure import CheckFailed, measure_file, require_passed
 from pipeline.measure.measured import MeasureOptions
-from pipeline.measure.sgx.protected_file import BadProtectedFile, parse_mac, read_protected_file
+from pipeline.measure.sgx.in_image.protected_file import BadProtectedFile, parse_mac, read_protected_file
 from pipeline.measure.sgx.unsigned import lay_out_unsigned
 from provenance.claims import Check
 from provenance.errors import RvpError

@@ -11,13 +11,13 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 
 from pipeline.measure import measure_file
 from pipeline.measure.sgx.elf import Elf
-from pipeline.measure.sgx.enclave_config import BadEnclaveConfig, EnclaveConfig, read_config
+from pipeline.measure.sgx.freestanding.config import BadEnclaveConfig, EnclaveConfig, read_config
+from pipeline.measure.sgx.freestanding.pack import CannotPack, measure_packed, pack_enclave
 from pipeline.measure.sgx.hashing import hash_plainly
 from pipeline.measure.sgx.owner_key import new_key, read_private_key
-from pipeline.measure.sgx.pack import CannotPack, measure_packed, pack_enclave
-from pipeline.measure.sgx.sdk_config import BadSdkConfig
-from pipeline.measure.sgx.sdk_layout import enclave_image
-from pipeline.measure.sgx.sdk_metadata import read_metadata
+from pipeline.measure.sgx.sdk.config import BadSdkConfig
+from pipeline.measure.sgx.sdk.layout import enclave_image
+from pipeline.measure.sgx.sdk.metadata import read_metadata
 from pipeline.measure.sgx.sigstruct import (
     Sigstruct,
     SigstructFields,

@@ -12,11 +12,11 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from pipeline.measure import CheckFailed, MeasureOptions, UnknownFormat, detect, measure_file, require_passed
 from pipeline.measure.measured import SIGNATURE_CHECKS
 from pipeline.measure.sgx.elf import Elf, map_file
-from pipeline.measure.sgx.enclave_config import read_config
+from pipeline.measure.sgx.freestanding.config import read_config
 from pipeline.measure.sgx.hashing import hash_plainly, mrenclave
 from pipeline.measure.sgx.log import content_of, fold_log
-from pipeline.measure.sgx.sdk_layout import enclave_image
-from pipeline.measure.sgx.sdk_metadata import BadSgxMetadata, read_metadata
+from pipeline.measure.sgx.sdk.layout import enclave_image
+from pipeline.measure.sgx.sdk.metadata import BadSgxMetadata, read_metadata
 from pipeline.measure.sgx.sgxs import read_sgxs, write_sgxs
 from pipeline.measure.sgx.sigstruct import Sigstruct, attributes_claim, sign
 from provenance.claims import check_claims

@@ -1,0 +1,1 @@
+"""Explaining SGX enclaves: sides, causes, hypotheses."""

@@ -1,0 +1,1 @@
+"""Enclaves that are linked without an SDK; rvp lays them out itself."""

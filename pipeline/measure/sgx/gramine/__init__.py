@@ -1,0 +1,1 @@
+"""Gramine enclaves: manifest and libpal."""

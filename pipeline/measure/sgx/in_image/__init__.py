@@ -1,0 +1,1 @@
+"""Enclaves inside container images, and what of the image they bind."""

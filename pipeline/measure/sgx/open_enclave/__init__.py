@@ -1,0 +1,1 @@
+"""Enclaves of Open Enclave, and of EGo, which is built on it."""

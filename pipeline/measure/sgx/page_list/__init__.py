@@ -1,0 +1,1 @@
+"""Page lists: enclaves of loaders that nobody else knows."""
