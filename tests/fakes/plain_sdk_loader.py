@@ -115,6 +115,8 @@ def _text_relocations(file: bytes) -> set[int]:
 
 def _load(cpu: _Cpu, file: bytearray, segment: tuple[int, int, int, int, int], writable: set[int]) -> None:
     secinfo, offset, address, in_file, memory = segment
+    if not memory:
+        return
     for page in range(address // PAGE, (address + memory + PAGE - 1) // PAGE):
         content = bytearray(PAGE)
         from_file = False
@@ -146,7 +148,8 @@ def _layout(cpu: _Cpu, record: bytes, start: int, stop: int, moved: int) -> None
             for field in (16, 48, 56):
                 value = int.from_bytes(page[field : field + 8], "little") + address + moved
                 page[field : field + 8] = (value % 2**64).to_bytes(8, "little")
-            cpu.page(address + moved, flags, bytes(page))
+            for turn in range(pages):
+                cpu.page(address + moved + PAGE * turn, flags, bytes(page) if attributes & 2 else None)
         elif attributes & 1 and source:
             content = record[source : source + size].ljust(pages * PAGE, b"\0")
             for page in range(pages):

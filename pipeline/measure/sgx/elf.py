@@ -44,10 +44,11 @@ _IN_EHDR: Final = {
     "e_phnum": 56,
 }
 _IN_PHDR: Final = {"p_offset": 8, "p_vaddr": 16, "p_filesz": 32, "p_memsz": 40}
-_IN_SHDR: Final = {"sh_type": 4, "sh_offset": 24, "sh_size": 32, "sh_link": 40}
+_IN_SHDR: Final = {"sh_name": 0, "sh_type": 4, "sh_offset": 24, "sh_size": 32, "sh_link": 40}
 _CLASS_32: Final = 1
 _MACHINE_X86_64: Final = 62
 _MAX_PHNUM: Final = 65536 // _PHDR.size  # what Linux loads
+_LONGEST: Final = 256  # of a section's name, in bytes
 _MAX_DYNAMIC: Final = 1 << 16
 _MAX_SYMBOLS: Final = 1 << 22
 _MAX_ADDRESS: Final = 1 << 52  # the largest enclave that SECS.SIZE can say
@@ -251,6 +252,9 @@ class Elf:
             offset, size = raw[self.shstrndx][4:6]
             names = self.data[offset : offset + size]
         for index, (name, kind, flags, address, offset, size, link, _, align, _) in enumerate(raw):
+            if names and not _ends(names, name):  # loaders read on behind the table
+                problem = f"{name:#x}, the table of names has {len(names):#x} bytes and none that ends there"
+                raise self._bad_section("sh_name", index, problem)
             if kind not in {0, SHT_NOBITS}:
                 problem = self._outside(offset, size)
                 if problem:
@@ -287,7 +291,8 @@ class Elf:
 
     def section(self, name: str) -> Section | None:
         """Find a section that has bits in the file."""
-        return next((one for one in self.sections if one.name == name and one.kind != SHT_NOBITS), None)
+        without = {0, SHT_NOBITS}
+        return next((one for one in self.sections if one.name == name and one.kind not in without), None)
 
     def file_offset(self, address: int, size: int) -> int:
         """Translate a virtual address to a file offset.
@@ -316,9 +321,11 @@ class Elf:
                 found: dict[int, int] = {}
                 for tag, value in struct.iter_unpack("<QQ", table):
                     if tag == 0:
-                        break
+                        return found
                     found[tag] = value
-                return found
+                # Loaders read on to DT_NULL, wherever it stands.
+                problem = f"{segment.file_size:#x} bytes without a DT_NULL at the end"
+                raise self._bad_segment("p_filesz", index, problem)
         return {}
 
     def symbol(self, name: str) -> Symbol | None:
@@ -346,6 +353,11 @@ class Elf:
         return None
 
 
+def _ends(table: memoryview, at: int) -> bool:
+    """Tell whether a name ends inside its table, or is longer than any that is looked for."""
+    return at + _LONGEST < len(table) or b"\0" in bytes(table[at : at + _LONGEST])
+
+
 def _text(table: memoryview, at: int) -> str:
-    raw = bytes(table[at : at + 256])
+    raw = bytes(table[at : at + _LONGEST])
     return raw.partition(b"\0")[0].decode("latin-1")

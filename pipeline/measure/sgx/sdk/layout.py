@@ -23,6 +23,7 @@ import msgspec
 from pipeline.measure.sgx.elf import PF_W, PT_TLS, Elf, Segment
 from pipeline.measure.sgx.enclave_image import (
     PAGE,
+    SECINFO_REG,
     SECINFO_TCS,
     SECINFO_W,
     Bytes,
@@ -65,6 +66,7 @@ _NAMES: Final = {
 }
 _OLD_NAMES: Final = {1: "heap", 2: "TCS", 3: "thread data", 4: "SSA", 5: "stack"}
 _TWINS: Final = 10
+_FLAGS: Final = frozenset({SECINFO_TCS, *range(SECINFO_REG, SECINFO_REG + 8)})
 _OLD_TCS: Final = 2
 
 
@@ -160,8 +162,9 @@ def _segments(elf: Elf, file: PatchedFile, record: Record, textrel: tuple[int, .
     for segment in elf.loads:
         if record.version == _ODD and last is not None:
             yield from _odd_page(last, segment.address & -PAGE)
-        for run in segment_pages(elf, segment, file):
-            yield from _writable(run, textrel)
+        if segment.memory_size:  # an empty one takes no page, wherever it begins
+            for run in segment_pages(elf, segment, file):
+                yield from _writable(run, textrel)
         if last is None or segment.address > last.address:
             last = segment
     if record.version == _ODD and last is not None:
@@ -188,6 +191,8 @@ def _module_pages(module: AppendedModule, elf: Elf, file: PatchedFile) -> Iterat
                 "the module has thread-local storage, which its loader cannot lay out", place=elf.name
             )
     for segment in elf.loads:
+        if not segment.memory_size:
+            continue
         for run in segment_pages(elf, segment, file, base=module.address, within=module.file_offset):
             yield msgspec.structs.replace(run, label=f"module {run.label}")
 
@@ -230,10 +235,10 @@ def _relocated_pages(elf: Elf) -> tuple[int, ...]:
     ]
     pages: set[int] = set()
     for table, size in ((DT_RELA, DT_RELASZ), (DT_JMPREL, DT_PLTRELSZ)):
-        length = dynamic.get(size, 0) // _RELA * _RELA
+        length = dynamic.get(size, 0)
         if table not in dynamic or not length:
             continue
-        at = elf.file_offset(dynamic[table], length)
+        at = _relocation_table(elf, dynamic[table], length)
         entries = elf.bytes_at(at, length, "a relocation table")
         for index, (offset, info, _) in enumerate(struct.iter_unpack("<QQq", entries)):
             if not info & 0xFFFFFFFF:
@@ -248,6 +253,20 @@ def _relocated_pages(elf: Elf) -> tuple[int, ...]:
                 if any(first <= page < stop for first, stop in spans):
                     pages.add(page)
     return tuple(sorted(pages))
+
+
+def _relocation_table(elf: Elf, address: int, length: int) -> int:
+    """Find a relocation table in the file; the loader takes it from the section at this address."""
+    at = elf.file_offset(address, length)
+    section = next((one for one in elf.sections if one.address == address), None)
+    if length % _RELA or (section is not None and section.offset != at):
+        where = "" if section is None else f"; its section lies at {section.offset:#x}"
+        raise BadSgxMetadata(
+            f"the relocation table at address {address:#x} has {length:#x} bytes "
+            f"at file offset {at:#x}{where}",
+            place=elf.name,
+        )
+    return at
 
 
 def _layout(elf: Elf, record: Record) -> Iterator[Pages]:
@@ -299,11 +318,19 @@ def _entry_pages(entry: LayoutEntry, offset: int, label: str, name: str) -> Iter
         return
     if entry.content is None and entry.flags == 0:
         return  # a guard, or the switched-off part of a heap
+    if entry.flags not in _FLAGS:
+        raise BadSgxMetadata(
+            f"{label} has SECINFO flags {entry.flags:#x}: neither a TCS (0x100) nor a page with permissions "
+            "(0x200 to 0x207)",
+            place=name,
+        )
     address = entry.address + offset
     content: Bytes = b""
     if entry.content is not None:
         if entry.flags == SECINFO_TCS:
             content = tcs_page(entry.content, address, name)
+            if not entry.attributes & EEXTEND:
+                content = b""
         else:
             if len(entry.content) > entry.page_count * PAGE:
                 raise BadSgxMetadata(f"{label} has more content than its pages hold", place=name)

@@ -190,9 +190,17 @@ def metadata_block(elf: Elf) -> tuple[int, int] | None:
     Raises:
         BadSgxMetadata: RVP-5002, for a note of another name or size.
     """
+    named = [one for one in elf.sections if one.name == NOTE_SECTION]
     section = elf.section(NOTE_SECTION)
     if section is None:
         return None
+    if len(named) > 1:
+        places = ", ".join(f"{one.offset:#x}" for one in named)
+        raise BadSgxMetadata(
+            f"{len(named)} sections {NOTE_SECTION}, at file offsets {places}: a loader reads the first, "
+            "whatever its type",
+            place=elf.name,
+        )
     note = _Region(elf.data[section.offset : section.offset + section.size], section.offset, elf.name)
     if section.size < NOTE_HEADER:
         raise note.bad("note", 0, f"{section.size} bytes, its header has {NOTE_HEADER}")
@@ -231,7 +239,7 @@ def read_metadata(elf: Elf) -> tuple[Record, ...]:
     while at + least <= size:
         rest = _Region(elf.data[offset + at : offset + size], offset + at, elf.name)
         magic, _, record_size = struct.unpack_from("<QQI", rest.data)
-        if magic != MAGIC or record_size == 0:
+        if magic != MAGIC:
             break
         if len(records) == _MAX_RECORDS:
             raise rest.bad("magic_num", 0, f"a record after {_MAX_RECORDS} others, no more are read")
@@ -243,7 +251,9 @@ def read_metadata(elf: Elf) -> tuple[Record, ...]:
             )
         record = _Region(rest.data[:record_size], offset + at, elf.name)
         records.append(_read_record(record, len(elf.data)))
+        _check_patches(records[-1], elf, block)
         at += record_size
+    _check_end(elf, offset, at, size)
     if not records:
         raise BadSgxMetadata(
             "the enclave has not been laid out: its metadata is empty",
@@ -251,6 +261,32 @@ def read_metadata(elf: Elf) -> tuple[Record, ...]:
             hint="give --config: the configuration that it is signed with (Enclave.config.xml, enclave.toml)",
         )
     return tuple(records)
+
+
+def _check_end(elf: Elf, offset: int, at: int, size: int) -> None:
+    """Check that no record follows the last one: loaders look for the magic number, not for an end."""
+    following = elf.data[offset + at : offset + at + 8]
+    if following == MAGIC.to_bytes(8, "little"):
+        rest = _Region(following, offset + at, elf.name)
+        raise rest.bad("magic_num", 0, f"a record begins here, the note has {size - at:#x} more bytes")
+
+
+def _check_patches(record: Record, elf: Elf, block: tuple[int, int]) -> None:
+    """Refuse patches over what the loader reads after it has patched: metadata, an appended module."""
+    places = [("the metadata", *block)]
+    places += [("the appended module", one.file_offset, one.size) for one in record.modules]
+    for index, patch in enumerate(record.patches):
+        for name, start, size in places:
+            if (
+                patch.content
+                and patch.file_offset < start + size
+                and start < (patch.file_offset + len(patch.content))
+            ):
+                raise BadSgxMetadata(
+                    f"patch[{index}] of metadata {record.version} writes {len(patch.content):#x} bytes to "
+                    f"{patch.file_offset:#x}, into {name}, which the loader reads after it",
+                    place=elf.name,
+                )
 
 
 def read_record(data: bytes, elf: Elf, at: int) -> Record:
