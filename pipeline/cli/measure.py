@@ -12,6 +12,7 @@ import msgspec
 
 from pipeline.measure import Measured, MeasureOptions, detect, measure_file, require_passed
 from pipeline.measure.formats import FORMATS
+from pipeline.measure.ovmf import has_sev_metadata
 from provenance.claims import Check, Measurement, Measurements, Tool
 from provenance.strict import read_file
 from provenance.version import version
@@ -23,6 +24,7 @@ _TEES = sorted({one.tee for one in FORMATS})
 
 # TEE whose values come of more than one file: module with the command, its name in the module.
 BY_TEE: Final[dict[str, tuple[str, str]]] = {
+    "snp": ("pipeline.cli.measure_snp", "measure_snp"),
     "tdx": ("pipeline.cli.measure_tdx", "measure_tdx"),
 }
 
@@ -125,6 +127,10 @@ def measure(
     measured = measure_file(path, tee=tee, options=options)
     title = "" if output_format == "json" else detect(path, tee=tee, options=options).title
     tell_measured(settings, measured, title, log_file, output_format)
+    if tee is None and measured.measurements[0].tee == "tdx" and has_sev_metadata(path):
+        settings.say(
+            f"for SEV-SNP, which needs to know the vCPUs: rvp measure snp --firmware {path} --vcpus 2"
+        )
 
 
 def tell_measured(

@@ -129,6 +129,12 @@ def _is_text(head: Head) -> bool:
     return bool(head.start) and not _CONTROLS.search(head.start)
 
 
+def _is_firmware(head: Head) -> bool:
+    from pipeline.measure.ovmf import is_firmware_file
+
+    return head.size_bytes > 0 and is_firmware_file(head.path)
+
+
 def _is_layout_folder(head: Head) -> bool:
     return head.path.is_dir() and (head.path / "oci-layout").is_file()
 
@@ -225,6 +231,13 @@ FORMATS: Final[tuple[Format, ...]] = (
         title="firmware of an Intel TDX trust domain",
         recognises=_is_tdvf,
         measurer="pipeline.measure.tdx.measure:measure_firmware",
+    ),
+    Format(
+        name="ovmf-snp",
+        tee="snp",
+        title="SEV-SNP guest",
+        recognises=_is_firmware,
+        measurer="pipeline.measure.snp.measurement:measure_snp",
     ),
 )
 

@@ -8,6 +8,7 @@ from typing import Final
 
 import msgspec
 
+from pipeline.measure.machine import Machine
 from provenance.claims import Check, Measurement, Subject
 from provenance.errors import MeasurementMismatch, SignatureFailure
 from provenance.measurement_log import MeasurementLog
@@ -27,8 +28,9 @@ class SignatureCheckFailed(SignatureFailure):
     """The signature inside a measured file, or beside it, does not verify.
 
     The message names the check: `signature` (RSA), `q1q2` (the quotients that EINIT needs), `header`,
-    `reserved` bytes, `modulus`, `signature-in-range`.
-    Cure: the SIGSTRUCT was changed after it was made, or is not one; take it from its owner again.
+    `reserved` bytes, `modulus`, `signature-in-range`; of an ID block `id-block-signature`, `id-key-
+    signature`.
+    Cure: what was signed was changed after it was signed, or is not it; take it from its owner again.
     """
 
     code = "RVP-5011"
@@ -38,6 +40,8 @@ class SignatureCheckFailed(SignatureFailure):
 SIGNATURE_CHECKS: Final = frozenset(
     {"header", "reserved", "modulus", "signature-in-range", "signature", "q1q2"}
 )
+# Those of an ID block, likewise.
+ID_BLOCK_CHECKS: Final = frozenset({"id-block-signature", "id-key-signature"})
 
 
 class MeasureOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -56,6 +60,7 @@ class MeasureOptions(msgspec.Struct, frozen=True, kw_only=True):
         companions: take what lies beside the file by custom (FILE.sig); a build names its inputs instead.
         inside: path of the enclave in a container image; empty: every enclave of it.
         image: which image of an archive with several: its name, platform, or the beginning of a digest.
+        machine: what starts a firmware, and what with.
         with_log: also write the measurement log.
     """
 
@@ -70,6 +75,7 @@ class MeasureOptions(msgspec.Struct, frozen=True, kw_only=True):
     companions: bool = True
     inside: str = ""
     image: str = ""
+    machine: Machine | None = None
     with_log: bool = True
 
 
@@ -110,9 +116,10 @@ def require_passed(measurements: tuple[Measurement, ...]) -> None:
     failed = [(one, check) for one in measurements for check in one.checks if check.status == "failed"]
     if not failed:
         return
-    failed.sort(key=lambda pair: pair[1].id not in SIGNATURE_CHECKS)
+    of_signatures = SIGNATURE_CHECKS | ID_BLOCK_CHECKS
+    failed.sort(key=lambda pair: pair[1].id not in of_signatures)
     measurement, check = failed[0]
-    kind = SignatureCheckFailed if check.id in SIGNATURE_CHECKS else CheckFailed
+    kind = SignatureCheckFailed if check.id in of_signatures else CheckFailed
     more = f" ({len(failed) - 1} more failed)" if len(failed) > 1 else ""
     raise kind(
         f"check {check.id} failed: expected {check.expected}, got {check.got}{more}",

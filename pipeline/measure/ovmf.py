@@ -164,6 +164,16 @@ def is_firmware_file(path: Path) -> bool:
         return False
 
 
+def has_sev_metadata(path: Path) -> bool:
+    """Tell whether a file is firmware that SEV-SNP guests can be launched with; never raises."""
+    if not is_firmware_file(path):
+        return False
+    try:
+        return read_firmware(path.read_bytes()).entry(SEV_METADATA) is not None
+    except (OSError, BadFirmware):
+        return False
+
+
 def read_firmware(data: bytes | memoryview, *, name: str = "") -> Firmware:
     """Read the table of a firmware file; firmware without one has no entries.
 
