@@ -89,13 +89,13 @@ def measure_again(
         CheckFailed: RVP-5010, and what the measurers raise: RVP-50nn, RVP-51nn.
     """
     from pipeline.measure.formats import measure_file
-    from pipeline.measure.measured import MeasureOptions, require_passed
+    from pipeline.measure.measured import MeasureOptions, require_computed
 
     options = msgspec.structs.replace(
         options or MeasureOptions(), name=name, with_log=False, companions=False
     )
     found = measure_file(path, tee=tee, options=options).measurements
-    require_passed(found)
+    require_computed(found)
     return found
 
 
@@ -248,17 +248,19 @@ def measure_artifact(
 
         options = msgspec.structs.replace(options or MeasureOptions(), inside=inside)
     shape = [
-        again
-        for again in measure(path, one.tee, found.name, options)
-        if (again.tee, again.variant) == (one.tee, one.variant)
-        and (again.inside.path if again.inside else "") == inside
+        each
+        for each in measure(path, one.tee, found.name, options)
+        if (each.tee, each.variant) == (one.tee, one.variant)
+        and (each.inside.path if each.inside else "") == inside
     ]
     if not shape:
         raise ValuesChanged(f"measuring again gives no {one.tee} values for {one.variant}", place=str(path))
-    same = [again for again in shape if again.claims == one.claims]
-    _compare(one, (same or shape)[0], path)
+    again = next((each for each in shape if each.claims == one.claims), shape[0])
+    _compare(one, again, path)
+    # What is compared with nothing is taken from what was measured now, not from the file.
+    one = msgspec.structs.replace(one, checks=again.checks, layout=again.layout)
     if one.inside:
-        return _renamed_inside(one, (same or shape)[0], found.name, path)
+        return _renamed_inside(one, again, found.name, path)
     return msgspec.structs.replace(one, subject=msgspec.structs.replace(one.subject, name=found.name))
 
 

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 MEASUREMENTS_NAME: Final = "measurements.json"
 Taken = Mapping[str, "Tree | Rootfs"]
 _MAX_LINKS: Final = 16
+_MAX_SMALL: Final = 1 << 20  # of a configuration or a SIGSTRUCT
 # What a measurement takes beside the artifact: signing measures again, so it must be at hand then.
 MEASURED_WITH: Final = ("sigstruct", "config", "libpal")
 _NOT_YET: Final = ("firmware", "kernel", "initrd", "cmdline", "vcpus", "memory")
@@ -192,7 +193,7 @@ def _pack_oci(pack: Pack, taken: Taken, leaves: Leaves, store: FolderStore, scra
 
 
 def _measure(measure: Measure, taken: Taken, store: FolderStore, scratch: Path) -> Tree:
-    from pipeline.measure import MeasureOptions, measure_file, require_passed
+    from pipeline.measure import MeasureOptions, measure_file, require_computed
 
     with _path_of(measure.image, taken, store, scratch) as (path, name):
         options = MeasureOptions(
@@ -209,7 +210,7 @@ def _measure(measure: Measure, taken: Taken, store: FolderStore, scratch: Path) 
         tees = (measure.tee,) if isinstance(measure.tee, str) else measure.tee
         found = [measure_file(path, tee=tee, options=options) for tee in tees]
     for one in found:
-        require_passed(one.measurements)
+        require_computed(one.measurements)
     document = Measurements(
         tool=Tool(name="rvp", version=version()),
         measurements=_each_once(measurement for one in found for measurement in one.measurements),
@@ -251,8 +252,10 @@ def _one_file(text: str, taken: Taken, store: FolderStore) -> TreeEntry:
 
 def _small(text: str, taken: Taken, store: FolderStore) -> bytes:
     entry = _one_file(text, taken, store)
+    if entry.size_bytes > _MAX_SMALL:
+        raise NotOneFile(f'"{text}" has {entry.size_bytes} bytes, at most {_MAX_SMALL} are taken')
     with store.get(bytes.fromhex(entry.sha256)) as stream:
-        return stream.read(1 << 20)
+        return stream.read()
 
 
 def _path_of_one(text: str, taken: Taken, store: FolderStore) -> Path:

@@ -89,11 +89,13 @@ class Statements(msgspec.Struct, frozen=True, kw_only=True):
         core: what rebuilders agree on.
         level: measured or reproduced.
         statements: short name to statement, in the order of writing.
+        warnings: of the measurements; no statement carries them.
     """
 
     core: Core
     level: reference_values.Level
     statements: dict[str, Statement]
+    warnings: tuple[str, ...] = ()
 
 
 class Signed(msgspec.Struct, frozen=True, kw_only=True):
@@ -120,12 +122,15 @@ def state_build(
         ArtifactChanged: RVP-6130. ValuesChanged: RVP-6131.
         NoBuild: RVP-4010, and what the readers of recipe, result and files raise.
     """
+    from pipeline.measure.measured import warnings_of
+
     result = read_result(folder)
     check_signable(result, folder)
     recipe = read_recipe(folder, result)
     subjects = {one.name: hash_again(folder, one) for one in result.artifacts}
     sets: list[MeasurementSet] = []
     logs: list[tuple[str, MeasurementLog, bytes]] = []
+    warnings: list[str] = []
     for node in result.measurements:
         layer = Layer(name=layer_name(node.layer), provider=result.project)
         options = options_of(folder, recipe, node.node, result.artifacts)
@@ -137,6 +142,7 @@ def state_build(
             if one not in sets:  # two enclaves of one image bring it along twice
                 sets.append(one)
         logs += read_logs(folder, node)
+        warnings += warnings_of(measured)
     core = Core(
         product=result.project,
         recipe_digest=Sha256Digest(sha256=result.recipe),
@@ -181,6 +187,7 @@ def state_build(
             "slsa-provenance": make_provenance(provenance, artifacts),
             "reference-values": make_reference_values(values),
         },
+        warnings=tuple(dict.fromkeys(warnings)),
     )
 
 
@@ -207,7 +214,7 @@ def state_files(
         NotSignable: RVP-6133. What the measurers raise: RVP-50nn.
     """
     from pipeline.measure.formats import measure_file
-    from pipeline.measure.measured import MeasureOptions, require_passed
+    from pipeline.measure.measured import MeasureOptions, require_computed, warnings_of
 
     names = [path.name for path in files]
     if len(set(names)) != len(names):
@@ -218,7 +225,7 @@ def state_files(
         subjects.append(_subject(path.name, hash_artifact(path)))
         for tee in tees or (None,):
             found = measure_file(path, tee=tee, options=MeasureOptions(name=path.name, with_log=False))
-            require_passed(found.measurements)
+            require_computed(found.measurements)
             measured += found.measurements
         if _subject(path.name, hash_artifact(path)) != subjects[-1]:
             raise ArtifactChanged("the file changed while it was measured", place=str(path))
@@ -238,7 +245,12 @@ def state_files(
     )
     # Named after the core, so that it never takes the place of what a build of one's own gave.
     name = f"measured-values.{core_digest(core).hex()[:_SHORT]}"
-    return Statements(core=core, level="measured", statements={name: make_reference_values(values)})
+    return Statements(
+        core=core,
+        level="measured",
+        statements={name: make_reference_values(values)},
+        warnings=warnings_of(measured),
+    )
 
 
 def sign_statements(statements: Statements, signer: SignsBytes) -> tuple[Signed, ...]:

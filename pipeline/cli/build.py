@@ -145,11 +145,14 @@ def build_project(
 
 def show_build(settings: Settings, built: Build, output_format: str) -> None:
     """Print a build: one JSON document, or tables and the difference."""
+    from pipeline.measure.measured import warnings_of
     from pipeline.report.build_table import render_build
 
     if output_format == "json":
         settings.out_json(built.result)
         return
     settings.out(render_build(built.result, style=styled))
+    for text in warnings_of(one for node in built.result.measurements for one in node.measurements):
+        settings.warn(text)
     if built.difference:
         settings.out(f"\n{built.difference}")

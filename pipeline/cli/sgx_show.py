@@ -17,7 +17,7 @@ from pipeline.cli.sgx_options import (
     enclave_options,
     field_lines,
 )
-from pipeline.measure import MeasureOptions, detect, measure_file, require_passed
+from pipeline.measure import MeasureOptions, detect, measure_file, require_computed
 from pipeline.measure.sgx.sigstruct_fields import (
     configuration_check,
     debug_launch,
@@ -98,7 +98,10 @@ def verify(
             options, sigstruct=read_file(sigstruct, limit_bytes=SMALL), sigstruct_name=str(sigstruct)
         )
     signed = read_sigstruct(enclave, options)
-    (measurement, *_) = measure_file(enclave, tee="sgx", options=options).measurements
+    measurements = measure_file(enclave, tee="sgx", options=options).measurements
+    if sum(one.tee == "sgx" for one in measurements) != 1:
+        raise click.UsageError(f"there are several enclaves in {enclave}: name one, IMAGE!/PATH")
+    measurement, *others = measurements
     checks = [*measurement.checks, mrsigner_check(signed, wanted)]
     if options.config is not None:
         checks.append(configuration_check(signed, lay_out_unsigned(enclave, options).fields))
@@ -109,7 +112,7 @@ def verify(
         settings.out(
             "\n".join(measurement_lines(measurement, detect(enclave, tee="sgx", options=options).title))
         )
-    require_passed((measurement,))
+    require_computed((measurement, *others))
 
 
 def _mrsigner(public_key: Path | None, text: str | None) -> bytes | None:

@@ -127,6 +127,8 @@ def sign(
     else:
         settings.say(f"hashing and measuring {folder} again …")
         statements = state_build(folder, builder_id=builder_id, times=times)
+    for text in statements.warnings:
+        settings.warn(text)
     if dry_run or signer is None:
         _print_exact(settings, statements, output_format)
         return

@@ -1,7 +1,7 @@
 """Measuring: from a file to the values that a verifier will see, and the log that folds to them."""
 
 from pipeline.measure.formats import UnknownFormat, detect, measure_file
-from pipeline.measure.measured import CheckFailed, Measured, MeasureOptions, require_passed
+from pipeline.measure.measured import CheckFailed, Measured, MeasureOptions, require_computed, require_passed
 
 __all__ = [
     "CheckFailed",
@@ -10,5 +10,6 @@ __all__ = [
     "UnknownFormat",
     "detect",
     "measure_file",
+    "require_computed",
     "require_passed",
 ]

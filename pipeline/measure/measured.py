@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
@@ -10,7 +11,7 @@ import msgspec
 
 from pipeline.measure.machine import Machine
 from provenance.claims import Check, Measurement, Subject
-from provenance.errors import MeasurementMismatch, SignatureFailure
+from provenance.errors import MeasurementMismatch, SignatureFailure, UsageError
 from provenance.measurement_log import MeasurementLog
 
 
@@ -36,6 +37,19 @@ class SignatureCheckFailed(SignatureFailure):
     code = "RVP-5011"
 
 
+class OnlyStated(UsageError):
+    """A file says which value it has, and there is nothing to compute that value from.
+
+    A SIGSTRUCT states an MRENCLAVE. `rvp measure` shows it as such; it is not verified, built or signed as
+    the measurement of an enclave. Cure: give the enclave, and the SIGSTRUCT with `--sigstruct` or with the
+    key `sigstruct` of the spec.
+    """
+
+    code = "RVP-5013"
+
+
+# Compares the computed MRENCLAVE with the one that was signed.
+MRENCLAVE_CHECK: Final = "mrenclave-equals-sigstruct"
 # The checks of a SIGSTRUCT in itself: whoever signed what.
 SIGNATURE_CHECKS: Final = frozenset(
     {"header", "reserved", "modulus", "signature-in-range", "signature", "q1q2"}
@@ -126,3 +140,33 @@ def require_passed(measurements: tuple[Measurement, ...]) -> None:
         place=measurement.subject.name,
         hint=check.hint,
     )
+
+
+def require_computed(measurements: tuple[Measurement, ...]) -> None:
+    """Raise when a check failed, or when a value was read from a file and not computed.
+
+    Raises:
+        OnlyStated: RVP-5013. As `require_passed`.
+    """
+    require_passed(measurements)
+    if not measurements:
+        raise OnlyStated("nothing was measured")
+    for one in measurements:
+        for check in one.checks:
+            if check.id == MRENCLAVE_CHECK and check.status == "skipped":
+                raise OnlyStated(
+                    "a SIGSTRUCT states an MRENCLAVE, and no enclave is at hand to compute it from",
+                    place=one.subject.name,
+                    hint="give the enclave with --sigstruct; rvp measure checks a SIGSTRUCT in itself",
+                )
+
+
+def warnings_of(measurements: Iterable[Measurement]) -> tuple[str, ...]:
+    """Write the warnings of measurements in lines, each once: what a signed value does not say."""
+    lines = [
+        f"{one.subject.name}: {check.id}: {check.got}"
+        for one in measurements
+        for check in one.checks
+        if check.status == "warning"
+    ]
+    return tuple(dict.fromkeys(lines))

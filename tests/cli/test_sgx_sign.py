@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
 from rvp import cli
 from tests.fakes import key_services as fakes
 from tests.fakes.enclave_elf import enclave_elf
+from tests.fakes.images import file, layer, write_image
 from tests.fakes.libpal import libpal, manifest
 from tests.fakes.open_enclave_elf import open_enclave_elf, properties
 from tests.fakes.sdk_elf import sdk_elf
@@ -463,7 +464,8 @@ def test_verify_compares_an_enclave_with_a_sigstruct_beside_it(
     assert run(cli, ["sgx", "verify", "unsigned.so"]) == 10
     assert "not signed" in capfd.readouterr().err
     assert run(cli, ["sgx", "verify", "unsigned.so", "--sigstruct", "owner.sig"]) == 0
-    assert run(cli, ["sgx", "verify", "owner.sig"]) == 0
+    for more in ([], ["--sigstruct", "owner.sig"]):
+        assert run(cli, ["sgx", "verify", "owner.sig", *more]) == 2, "MRENCLAVE was not computed"
     capfd.readouterr()
     assert run(cli, ["sgx", "verify", "unsigned.so", "--sigstruct", "owner.sig", "--format", "json"]) == 0
     (measurement,) = json.loads(capfd.readouterr().out)["measurements"]
@@ -501,3 +503,19 @@ def test_two_steps_give_the_file_that_intels_signer_wrote(room: Path, vectors: P
     assert run(cli, [*assemble, *into]) == 0
     assert (room / "two.so").read_bytes() == (oracle / f"{name}.signed.so").read_bytes()
     assert run(cli, ["sgx", "verify", "two.so", *enclave[1:], "--public-key", "key.pub"]) == 0
+
+
+def test_verify_does_not_take_one_of_several_enclaves_for_all(
+    room: Path, owner: rsa.RSAPrivateKey, capfd: pytest.CaptureFixture[str]
+) -> None:
+    put_owner(room, owner)
+    run(cli, ["sgx", "pack", "enclave.so", "--config", "enclave.toml", "-o", "unsigned.so"])
+    good = (room / "unsigned.so").read_bytes()
+    bad = bytearray(good)
+    bad[0x1000] ^= 1
+    write_image(room / "image.tar", layer(file("a.so", good), file("b.so", bytes(bad))))
+    capfd.readouterr()
+    verify = ["sgx", "verify", "--sigstruct", "owner.sig"]
+    assert run(cli, [*verify, "image.tar!/a.so"]) == 0
+    assert run(cli, [*verify, "image.tar!/b.so"]) == 12
+    assert run(cli, [*verify, "image.tar"]) == 2

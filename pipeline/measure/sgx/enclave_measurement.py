@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from pipeline.measure.measured import hex_check
+from pipeline.measure.measured import MRENCLAVE_CHECK, hex_check
 from pipeline.measure.sgx.sigstruct import Sigstruct, SigstructMismatch
 from provenance.claims import Check, ClaimValue, Measurement, Subject
 
@@ -26,14 +26,14 @@ def sigstruct_checks(signed: Sigstruct, value: bytes | None) -> tuple[Check, ...
         )
     if value is None:
         same = Check(
-            id="mrenclave-equals-sigstruct",
+            id=MRENCLAVE_CHECK,
             status="skipped",
             expected=signed.mrenclave.hex(),
             got="no enclave at hand to compute it from",
         )
     else:
         same = hex_check(
-            "mrenclave-equals-sigstruct",
+            MRENCLAVE_CHECK,
             expected=signed.mrenclave,
             got=value,
             source="ENCLAVEHASH of the SIGSTRUCT",

@@ -9,6 +9,7 @@ from pipeline.measure.sgx.enclave_measurement import enclave_measurement, sigstr
 from pipeline.measure.sgx.sigstruct import (
     SIGSTRUCT_SIZE,
     TBS_SIZE,
+    BadSigstruct,
     Sigstruct,
     SigstructNotVerified,
     has_sigstruct_header,
@@ -34,6 +35,12 @@ def measure_sigstruct(path: Path, options: MeasureOptions) -> Measured:
     Raises:
         BadSigstruct: RVP-5004.
     """
+    if options.sigstruct is not None:
+        raise BadSigstruct(
+            f"this is a SIGSTRUCT itself, and so is {options.sigstruct_name}",
+            place=str(path),
+            hint="give the enclave that they sign",
+        )
     raw = read_file(path, limit_bytes=4 * SIGSTRUCT_SIZE)
     signed = Sigstruct(raw, name=str(path))
     subject = subject_of(raw, options.name or path.name)

@@ -25,7 +25,7 @@ from provenance.events import ignore
 from provenance.predicates.core import Core, Layer, check_core, sets_from_measurements
 from provenance.predicates.reference_values import read_reference_values
 from provenance.predicates.shapes import ArtifactDigest, ArtifactSubject, PredicateRefused
-from tests.fakes.build_folder import sgxs_enclave, write_build
+from tests.fakes.build_folder import sgxs_enclave, write_build, write_result
 from tests.fakes.images import file, layer, write_image
 from verifier.cli.values import core_lines
 
@@ -150,6 +150,12 @@ def test_a_build_with_an_enclave_in_an_image_is_stated(tmp_path: Path) -> None:
     assert sgx.inside.path == PATH
     assert sgx.claims["mrenclave"].exact == found.measurements[0].claims["mrenclave"]
     assert oci.claims["manifest"].exact == sgx.inside.manifest
+    (warning,) = stated.warnings
+    assert warning.startswith("image.tar!/opt/enclave.sgxs: binds-application: MRENCLAVE covers only")
+    silent = msgspec.structs.replace(found.measurements[0], checks=())
+    node = msgspec.structs.replace(node, measurements=(silent, found.measurements[1]))
+    write_result(folder, msgspec.structs.replace(changed, measurements=(node,)))
+    assert state_build(folder, builder_id="https://example.org/builder").warnings == stated.warnings
 
 
 def test_an_image_built_elsewhere_is_stated_with_its_enclaves(tmp_path: Path) -> None:

@@ -9,14 +9,15 @@ import pytest
 
 from pipeline.build_check import measure_again
 from pipeline.graph import Leaves, Node, build_graph
-from pipeline.measure.measured import MeasureOptions
+from pipeline.measure.measured import MeasureOptions, OnlyStated
 from pipeline.measure.sgx.freestanding.config import EnclaveConfig
 from pipeline.measure.sgx.freestanding.pack import measure_packed, pack_enclave
 from pipeline.measure.sgx.hashing import write_stream
 from pipeline.measure.sgx.owner_key import new_key, read_private_key
 from pipeline.measure.sgx.sigstruct import sign, to_be_signed
 from pipeline.measure.sgx.unsigned import lay_out_unsigned
-from pipeline.products import MEASUREMENTS_NAME, NotSupported, check_supported, make_product
+from pipeline.products import MEASUREMENTS_NAME, NotOneFile, NotSupported, check_supported, make_product
+from pipeline.sign import state_files
 from pipeline.spec import Measure, Pack, Project, Spec
 from pipeline.store import FolderStore
 from pipeline.tree import Tree, TreeEntry, make_tree
@@ -91,6 +92,29 @@ def test_measuring_again_for_a_signature_looks_at_nothing_that_lies_beside(tmp_p
         tmp_path / "e.sgxs", "sgx", "e.sgxs", MeasureOptions(sigstruct=signature, sigstruct_name="e.sig")
     )
     assert "mrsigner" in measurement.claims
+
+
+def test_an_mrenclave_that_is_only_stated_is_neither_built_nor_signed(tmp_path: Path) -> None:
+    _, signature = stream_and_signature(tmp_path)
+    (tmp_path / "owner.sig").write_bytes(signature)
+    with pytest.raises(OnlyStated):
+        state_files([tmp_path / "owner.sig"], product="p", builder_id="https://example.org/b")
+    with pytest.raises(OnlyStated):
+        measure_again(tmp_path / "owner.sig", "sgx", "owner.sig")
+    store = FolderStore(tmp_path / "store")
+    item = Measure(id="e", tee="sgx", image="step.e:owner.sig")
+    taken = {"step.e:owner.sig": one(store, "owner.sig", signature)}
+    with pytest.raises(OnlyStated):
+        make_product(Node(name="measure.e", kind="measure", item=item), taken, Leaves(epoch=0), store, ignore)
+
+
+def test_a_configuration_is_taken_whole_or_not_at_all(tmp_path: Path) -> None:
+    store = FolderStore(tmp_path / "store")
+    item = Pack(id="e", kind="sgx", image="step.e:e.so", config="enclave.toml", output="e.signed.so")
+    long = CONFIG + b"#" * (1 << 20) + b"\nisvsvn = 9\n"
+    taken = {"step.e:e.so": one(store, "e.so", enclave_elf()), "enclave.toml": one(store, "c", long)}
+    with pytest.raises(NotOneFile, match="at most 1048576 are taken"):
+        make_product(Node(name="pack.e", kind="pack", item=item), taken, Leaves(epoch=0), store, ignore)
 
 
 @pytest.mark.parametrize("key", ["sigstruct", "config", "libpal"])

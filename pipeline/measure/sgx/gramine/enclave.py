@@ -66,7 +66,8 @@ def lay_out_gramine(path: Path, options: MeasureOptions) -> tuple[Enclave, ...]:
     place = options.manifest or path
     data = read_file(place, limit_bytes=MAX_BYTES)
     libpal = _libpal(place, options)
-    signed = None if options.sigstruct is not None else _companion(place)
+    takes_companion = options.companions and options.sigstruct is None
+    signed = _companion(place) if takes_companion else None
     enclave = lay_out_manifest(
         data,
         map_file(libpal),
@@ -184,7 +185,7 @@ def _libpal(manifest: Path, options: MeasureOptions) -> Path:
     if options.libpal is not None:
         return options.libpal
     beside = manifest.with_name(LIBPAL)
-    if beside.is_file():
+    if options.companions and beside.is_file():
         return beside
     raise NoLibpal(
         "the enclave is this manifest and Gramine's libpal.so, which is not beside it",

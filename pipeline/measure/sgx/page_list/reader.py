@@ -77,7 +77,7 @@ def lay_out_page_list(path: Path, options: MeasureOptions) -> tuple[Enclave, ...
         NotReadable: RVP-1010. BadSigstruct: RVP-5004.
     """
     enclave = read_page_list(read_file(path, limit_bytes=MAX_BYTES), folder=path.parent, name=str(path))
-    if enclave.sigstruct is None and options.sigstruct is None:
+    if enclave.sigstruct is None and options.sigstruct is None and options.companions:
         enclave = msgspec.structs.replace(enclave, sigstruct=companion(path))
     return (enclave,)
 

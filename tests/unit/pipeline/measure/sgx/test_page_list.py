@@ -311,3 +311,4 @@ def test_an_enclave_with_flags_that_a_list_cannot_say_is_refused(tmp_path: Path)
 def test_options_give_the_signature_precedence(folder: Path) -> None:
     (folder / "enclave.sig").write_bytes(b"not one")
     assert lay_out(folder / "enclave.toml", MeasureOptions(sigstruct=bytes(1808)))[0].sigstruct is None
+    assert lay_out(folder / "enclave.toml", MeasureOptions(companions=False))[0].sigstruct is None

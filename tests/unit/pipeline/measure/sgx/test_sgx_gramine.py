@@ -130,6 +130,14 @@ def test_manifest_beside_libpal_and_signature_is_measured_whole(enclave: Path) -
     assert checks["mrenclave-equals-sigstruct"] == "failed"
 
 
+def test_a_build_takes_nothing_that_lies_beside(enclave: Path) -> None:
+    enclave.with_name("app.sig").write_bytes(b"of somebody")
+    with pytest.raises(NoLibpal):
+        lay_out_gramine(enclave, MeasureOptions(companions=False))
+    options = MeasureOptions(companions=False, libpal=enclave.with_name("libpal.so"))
+    assert lay_out_gramine(enclave, options)[0].sigstruct is None
+
+
 def test_without_libpal_the_message_says_where_it_lies(enclave: Path) -> None:
     (enclave.parent / "libpal.so").unlink()
     with pytest.raises(NoLibpal) as caught:
