@@ -25,6 +25,7 @@ COMMANDS: Final[dict[str, tuple[str, str, str]]] = {
     "release": ("verifier.cli.release", "", "Sign a release: these values, this sequence, this validity."),
     "publish": ("pipeline.cli.publish", "pipeline", "Write the bundle that others verify and rebuild."),
     "verify": ("verifier.cli.verify", "", "Judge a bundle under your policy."),
+    "replay": ("verifier.cli.replay", "", "Replay an event log: what it says, what it folds to."),
     "policy": ("verifier.cli.policy", "", "Write a policy, or find what is weak in one."),
     "key": ("verifier.cli.key", "", "Make and show signing keys."),
     "show": ("verifier.cli.show", "", "Print any of our files readably."),

@@ -22,7 +22,8 @@ class LogEvent(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         address: offset of the first one.
         length: bytes that one covers.
         flags: SECINFO flags, page type, PCR event type: the operation's parameter.
-        content: SHA-256 of the content of the whole run, hex; empty when the operation has none.
+        content: SHA-256 of the content of the whole run, hex; empty when the operation has none. Of an event
+            that extends a register (RTMR, PCR): the digest that was extended, in the register's algorithm.
         label: what it belongs to, in words: segment, section, heap, stack 0, TCS 2.
         count: how many of them follow each other.
         stride: bytes between two of them.

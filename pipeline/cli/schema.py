@@ -67,6 +67,7 @@ SCHEMAS: Final[dict[str, tuple[str, str, str]]] = {
         "enclave.toml, an enclave's configuration",
     ),
     "error": ("verifier.cli.documents", "Failure", "what stands on stdout when --format json fails"),
+    "replay": ("verifier.evidence.replay", "Replay", "what rvp replay --format json prints"),
     "verification": ("verifier.verify.result", "Verdict", "what rvp verify --format json prints"),
 }
 

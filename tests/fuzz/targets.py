@@ -300,6 +300,81 @@ def protected_file(data: bytes) -> None:
         assert read_protected_file(data).mac == data[77:93]
 
 
+def event_log(data: bytes) -> None:
+    """An event log: never anything but RvpError; what is read is all of the file, and replays to its own values."""
+    from verifier.cli.replay import replay_lines
+    from verifier.evidence.event_log import read_event_log
+    from verifier.evidence.register_values import Register, RegisterValues
+    from verifier.evidence.replay import replay_log
+
+    with only_our_errors():
+        log = read_event_log(data)
+        assert log.size_bytes + log.padding_bytes == len(data)
+        first = replay_log(log)
+        values = {
+            Register(one.register, one.bank): bytes.fromhex(one.value) for one in first.registers if one.value
+        }
+        given = RegisterValues(kind="pcrs", source="", trust="", values=values)
+        second = replay_log(log, given)
+        assert {one.compared for one in second.registers} <= {"equal", "not compared"}
+        assert replay_lines(second)
+        assert all(one.words.isprintable() for one in second.events)
+
+
+def event_log_json(data: bytes) -> None:
+    """A log inside JSON: never anything but RvpError; what is read can be replayed and printed."""
+    from verifier.cli.replay import replay_lines
+    from verifier.evidence.event_log_json import read_json_log
+    from verifier.evidence.replay import replay_log
+
+    with only_our_errors():
+        found = replay_log(read_json_log(data).log)
+        assert replay_lines(found)
+        assert all(one.words.isprintable() for one in found.events)
+
+
+def register_values(data: bytes) -> None:
+    """Values to compare a log with: never anything but RvpError; each has the size of its bank."""
+    import hashlib
+
+    from verifier.evidence.register_values import read_register_values
+
+    with only_our_errors():
+        for register, value in read_register_values(data).values.items():
+            assert len(value) == (32 if register.bank == "sm3" else hashlib.new(register.bank).digest_size)
+
+
+def _event_logs() -> list[bytes]:
+    from tests.fakes.event_logs import BOOT, CCEL, agile_log, sha1_log
+
+    return [
+        agile_log(BOOT, ("sha1", "sha256")),
+        sha1_log(BOOT),
+        agile_log(CCEL, ("sha384",), first_index=1) + b"\xff" * 64,
+    ]
+
+
+def _json_logs() -> list[bytes]:
+    runtime = b'{"imr":3,"event_type":134217729,"digest":"","event":"app-id","event_payload":"c0ffee"}'
+    ccel = base64.b64encode(_event_logs()[2])
+    return [
+        b'{"quote":"00","event_log":[' + runtime + b"]}",
+        b'{"quote":"AAAA","cc_eventlog":"' + ccel + b'"}',
+    ]
+
+
+def _register_values() -> list[bytes]:
+    from tests.fakes.event_logs import tdx_quote
+
+    quote = tdx_quote((b"a" * 48,) * 4)
+    return [
+        quote,
+        tdx_quote((b"a" * 48,) * 4, version=5),
+        b'{"pcrs":{"sha256":{"0":"' + b"ab" * 32 + b'"}}}',
+        b"  sha256:\n    0 : 0x" + b"AB" * 32 + b"\nPCR-01: " + b"00 " * 20,
+    ]
+
+
 def _protected() -> list[bytes]:
     from tests.fakes.protected_file import protect
 
@@ -429,6 +504,9 @@ SEEDS: dict[str, list[bytes]] = {
     "image_layer": _layers(),
     "protected_file": _protected(),
     "tdvf": _tdvfs(),
+    "event_log": _event_logs(),
+    "event_log_json": _json_logs(),
+    "register_values": _register_values(),
 }
 TARGETS: dict[str, Target] = {name: globals()[name] for name in SEEDS} | SGX_TARGETS
 SEEDS |= SGX_SEEDS
