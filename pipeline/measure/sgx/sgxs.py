@@ -325,6 +325,7 @@ def write_sgxs(image: EnclaveImage) -> bytes:
 
     Example:
         >>> import hashlib
+        >>> from pipeline.measure.sgx.hashing import mrenclave
         >>> pages = Pages(address=0, count=1, flags=0x201, content=bytes(4096))
         >>> image = EnclaveImage(size_bytes=0x2000, ssa_frame_size=1, parts=(pages,))
         >>> hashlib.sha256(write_sgxs(image)).digest() == mrenclave(image)
