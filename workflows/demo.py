@@ -260,6 +260,12 @@ def main(folder: Path) -> None:
     story.run("rvp", "show", bundle)
     story.run("rvp", "verify", bundle, enclave, "--policy", policy)
 
+    story.chapter(
+        "The enclave alone", "Its value computed from its pages; what its owner signed, field by field."
+    )
+    story.run("rvp", "measure", enclave)
+    story.run("rvp", "sgx", "show", enclave)
+
     story.chapter("Attack 1: one byte of the published bundle is flipped")
     shutil.copytree(bundle, folder / "flipped")
     blobs = sorted((folder / "flipped" / "blobs" / "sha256").iterdir())
@@ -273,8 +279,10 @@ def main(folder: Path) -> None:
     story.chapter("Attack 3: the artifact differs by one byte")
     other = folder / enclave.name
     shutil.copy(enclave, other)
-    flip_one_byte(other)
+    flip_one_byte(other, at=0x2100)
     story.attack("an artifact with one other byte", bundle, other, code=12)
+    print("\n   Which byte, and whose is it?")
+    story.run("rvp", "explain", enclave, other, code=12)
 
     story.chapter(
         "Attack 4: another source, honestly rebuilt by both operators",

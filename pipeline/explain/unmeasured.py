@@ -23,7 +23,10 @@ def file_differences(left: Path, right: Path) -> tuple[str, ...]:
         return ()
     if not found.details:
         return (found.where,)
-    return tuple(f"{detail.kind} {detail.where}".strip() for detail in found.details)
+    return tuple(
+        detail.where if detail.where.startswith(detail.kind) else f"{detail.kind} {detail.where}".strip()
+        for detail in found.details
+    )
 
 
 def signature_differences(left: Sigstruct | None, right: Sigstruct | None) -> tuple[str, ...]:

@@ -49,6 +49,12 @@ def test_two_operators_agree_and_the_bundle_passes(told: str) -> None:
     assert re.search(r"^  PASSED", told, re.MULTILINE)
 
 
+def test_the_byte_that_differs_is_named(told: str) -> None:
+    explained = told.partition("Which byte")[2].partition("Attack 4")[0]
+    assert "first divergence: page 3: the content differs" in explained
+    assert "byte 0x100 of the page" in explained
+
+
 def test_every_attack_fails_for_its_own_reason(told: str) -> None:
     summary = told.rpartition("Summary")[2]
     outcomes = re.findall(r"exit code +(\d+) +(PASSED|FAILED)(?: +([a-z-]+))?", summary)
