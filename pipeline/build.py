@@ -20,7 +20,7 @@ from pipeline.build_result import RESULT_NAME, Artifact, BuildResult, Measuremen
 from pipeline.executors import Executor
 from pipeline.graph import Leaves, in_order
 from pipeline.outcome import Outcome
-from pipeline.products import make_product, read_measurements
+from pipeline.products import TAKEN, make_product, read_measurements
 from pipeline.rebuild import Diverged, NodeComparison, at_fault, compare_runs, total_verdict
 from pipeline.recipe import Recipe
 from pipeline.recipe import write as write_recipe
@@ -196,11 +196,13 @@ def _lay_out_artifacts(
                 for entry in _taken(link.node, outcomes).select(link.path).entries:
                     path = link.path if PurePosixPath(link.path).name == entry.path else entry.path
                     found[link.node, path] = entry
+            for entry in _taken(node.name, outcomes).under(TAKEN).entries:
+                found[node.name, entry.path] = entry
         elif node.kind == "pack" or (node.kind == "step" and not graph.succ[node.name]):
             for entry in outcomes[node.name, 1].outputs.entries:
                 found[node.name, entry.path] = entry
     del leaves
-    kept = {key: entry for key, entry in found.items() if entry.kind == "file" and _is_made(key[0])}
+    kept = {key: entry for key, entry in found.items() if entry.kind == "file" and _leaves(key[0])}
     bases = [PurePosixPath(path).name for _, path in kept]
     artifacts: list[Artifact] = []
     for (node_name, path), entry in kept.items():
@@ -221,8 +223,8 @@ def _lay_out_artifacts(
     return tuple(sorted(artifacts, key=lambda artifact: artifact.name))
 
 
-def _is_made(node: str) -> bool:
-    return node.partition(".")[0] in {"step", "pack"}
+def _leaves(node: str) -> bool:
+    return node.partition(".")[0] in {"step", "pack", "measure"}
 
 
 def _taken(node: str, outcomes: Mapping[Task, Outcome]) -> Tree:

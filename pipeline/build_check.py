@@ -17,6 +17,7 @@ from pipeline.build_result import RECIPE_FOLDER, Artifact, BuildResult, Measurem
 from pipeline.recipe import Recipe
 from pipeline.recipe import read as read_recipe_folder
 from pipeline.spec import parse_reference
+from pipeline.spec_machine import machine_of
 from pipeline.store import FolderStore
 from provenance.claims import Measurement, Tee
 from provenance.digest import Digests, hash_file, sha256
@@ -173,9 +174,11 @@ def options_of(folder: Path, recipe: Recipe, node: str, artifacts: Iterable[Arti
         reference = parse_reference(text)
         if reference.kind == "file":
             return _inside(folder, f"{RECIPE_FOLDER}/files/{reference.path}")
+        # What no step gives, the measure itself keeps: files of a base.
+        giver = reference.node if reference.kind in {"step", "pack"} else node
         for one in artifacts:
             last = PurePosixPath(one.name).name
-            if one.node == reference.node and last == PurePosixPath(reference.path).name:
+            if one.node == giver and last == PurePosixPath(reference.path).name:
                 return _inside(folder, one.path)
         raise NotSignable(
             f"{text}, which {node} takes, is not beside the result", hint="put the file beside rvp.toml"
@@ -189,6 +192,7 @@ def options_of(folder: Path, recipe: Recipe, node: str, artifacts: Iterable[Arti
         libpal=path_of(item.libpal) if item.libpal else None,
         generation=item.generation,
         inside=item.path,
+        machine=machine_of(item, path_of),
     )
 
 

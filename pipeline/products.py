@@ -19,6 +19,7 @@ import msgspec
 from pipeline.graph import Leaves, Node
 from pipeline.sandbox import Rootfs
 from pipeline.spec import Measure, Pack, parse_reference
+from pipeline.spec_machine import FROM_FIRMWARE, machine_of
 from pipeline.store import FolderStore, Store
 from pipeline.tree import Tree, TreeEntry, make_tree, write_folder
 from provenance.canonical import canonical_json
@@ -37,7 +38,10 @@ _MAX_LINKS: Final = 16
 _MAX_SMALL: Final = 1 << 20  # of a configuration or a SIGSTRUCT
 # What a measurement takes beside the artifact: signing measures again, so it must be at hand then.
 MEASURED_WITH: Final = ("sigstruct", "config", "libpal")
-_NOT_YET: Final = ("firmware", "kernel", "initrd", "cmdline", "vcpus", "memory")
+_MACHINE: Final = ("kernel", "initrd", "cmdline", "vcpus", "memory", "vmm", "vcpu_type", "guest_features")
+# Files of a machine that no step gives are artifacts all the same: signing measures them again.
+TAKEN: Final = "taken"
+_TAKEN_KEYS: Final = ("firmware", "kernel", "initrd")
 
 
 class NotOneFile(SpecError):
@@ -72,7 +76,6 @@ def check_supported(graph: Graph) -> None:
         if not isinstance(measure, Measure):
             continue
         tees = (measure.tee,) if isinstance(measure.tee, str) else measure.tee
-        others = [key for key in _NOT_YET if getattr(measure, key)]
         if missing := [tee for tee in tees if tee not in known]:
             raise NotSupported(
                 f"{name}: measuring {', '.join(missing)} is not known yet; known: {', '.join(sorted(known))}",
@@ -86,11 +89,30 @@ def check_supported(graph: Graph) -> None:
                     place="rvp.toml",
                     hint="put it beside rvp.toml, or let a step give it as an output",
                 )
+        _check_machine(name, measure, tees)
+
+
+def _check_machine(name: str, measure: Measure, tees: Iterable[str]) -> None:
+    others = [key for key in ("firmware", *_MACHINE) if getattr(measure, key)]
+    if not measure.firmware:
         if others or not measure.image:
             what = f"{', '.join(tees)} from {', '.join(others) or 'nothing'}"
             raise NotSupported(
-                f"{name}: measuring {what} is not known yet", place="rvp.toml", hint="give `image`"
+                f"{name}: measuring {what} is not known", place="rvp.toml", hint="give `image`, or `firmware`"
             )
+        return
+    if measure.image:
+        raise NotSupported(f"{name}: image and firmware are two measures", place="rvp.toml")
+    if missing := [tee for tee in tees if tee not in FROM_FIRMWARE]:
+        raise NotSupported(
+            f"{name}: measuring {', '.join(missing)} from firmware is not known yet",
+            place="rvp.toml",
+            hint=f"known: {', '.join(sorted(FROM_FIRMWARE))}",
+        )
+    if not measure.vcpus:
+        raise NotSupported(
+            f"{name}: values depend on the number of vCPUs", place="rvp.toml", hint="vcpus = [1, 2]"
+        )
 
 
 def make_product(node: Node, taken: Taken, leaves: Leaves, store: Store, observer: Observer) -> Tree:
@@ -195,7 +217,7 @@ def _pack_oci(pack: Pack, taken: Taken, leaves: Leaves, store: FolderStore, scra
 def _measure(measure: Measure, taken: Taken, store: FolderStore, scratch: Path) -> Tree:
     from pipeline.measure import MeasureOptions, measure_file, require_computed
 
-    with _path_of(measure.image, taken, store, scratch) as (path, name):
+    with _path_of(measure.image or measure.firmware, taken, store, scratch) as (path, name):
         options = MeasureOptions(
             name=name,
             sigstruct=_small(measure.sigstruct, taken, store) if measure.sigstruct else None,
@@ -206,6 +228,7 @@ def _measure(measure: Measure, taken: Taken, store: FolderStore, scratch: Path) 
             generation=measure.generation,
             companions=False,
             inside=measure.path,
+            machine=machine_of(measure, lambda text: _path_of_one(text, taken, store)),
         )
         tees = (measure.tee,) if isinstance(measure.tee, str) else measure.tee
         found = [measure_file(path, tee=tee, options=options) for tee in tees]
@@ -221,7 +244,18 @@ def _measure(measure: Measure, taken: Taken, store: FolderStore, scratch: Path) 
         _put(f"logs/{log.tee}-{log.register}-{number:03}.json", canonical_json(log), store)
         for number, log in enumerate(logs)
     ]
+    entries += _taken_files(measure, taken, store)
     return make_tree(entries)
+
+
+def _taken_files(measure: Measure, taken: Taken, store: FolderStore) -> Iterator[TreeEntry]:
+    """Keep the files of a machine that come from elsewhere than a step: of a base, or beside the spec."""
+    for key in _TAKEN_KEYS:
+        text = getattr(measure, key) if measure.firmware else ""
+        if text and parse_reference(text).kind not in {"step", "pack"}:
+            entry = _one_file(text, taken, store)
+            name = PurePosixPath(parse_reference(text).path).name
+            yield msgspec.structs.replace(entry, path=f"{TAKEN}/{key}/{name}")
 
 
 def _each_once(measurements: Iterable[Measurement]) -> tuple[Measurement, ...]:

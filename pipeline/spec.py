@@ -242,6 +242,9 @@ class Measure(_Strict, frozen=True, kw_only=True):
     cmdline: str = ""
     vcpus: int | tuple[int, ...] = ()
     memory: str | tuple[str, ...] = ()
+    vmm: str | tuple[str, ...] = ()  # who launches the machine; default: qemu
+    vcpu_type: str | tuple[str, ...] = ()  # SNP: as in QEMU's -cpu; default: EPYC-v4
+    guest_features: str | tuple[str, ...] = ()  # SNP: SEV_FEATURES in hex; default: 0x1
     layer: str = "workload"
 
 

@@ -53,6 +53,7 @@ _MOST_CPUS: Final = 4096
 _MOST_PIDS: Final = 1 << 22  # of a 64-bit kernel: PID_MAX_LIMIT
 # Beside the spec, and never inputs: what lies there decides what a build gives.
 WORKING_NAMES: Final = (".rvp", ".git")
+_FEATURES: Final = re.compile(r"0x[0-9a-fA-F]{1,16}")
 _LAYERS: Final = ("platform", "firmware", "image", "workload")
 
 
@@ -258,6 +259,11 @@ class _Checker:
             if measure.layer not in _LAYERS:
                 message = f'there is no layer "{measure.layer}"{near(measure.layer, _LAYERS)}'
                 raise self.fail(BadValue, f"{path}.layer", message, f"known: {', '.join(_LAYERS)}")
+            features = measure.guest_features
+            for feature in (features,) if isinstance(features, str) else features:
+                if not _FEATURES.fullmatch(feature):
+                    message = f'"{feature}" are no guest features'
+                    raise self.fail(BadValue, f"{path}.guest_features", message, 'a number in hex: "0x1"')
             for memory in (measure.memory,) if isinstance(measure.memory, str) else measure.memory:
                 self.measured(f"{path}.memory", memory, size_bytes)
             for vcpus in (measure.vcpus,) if isinstance(measure.vcpus, int) else measure.vcpus:
