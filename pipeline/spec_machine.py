@@ -12,7 +12,8 @@ from typing import Final
 from pipeline.measure.machine import Machine
 from pipeline.spec import Measure, size_bytes
 
-# TEEs that can be measured from firmware and the machine around it.
+VIRTUAL_MACHINES: Final = frozenset({"tdx", "snp"})
+# TEEs that a build can be measured from firmware and the machine around it.
 FROM_FIRMWARE: Final = frozenset({"snp"})
 
 

@@ -48,6 +48,7 @@ Examples:
 def init(settings: Settings, tee: Kind, origin: str | None, name: str | None, *, force: bool) -> None:
     """Write a commented rvp.toml into this folder."""
     from pipeline.measure.formats import FORMATS
+    from pipeline.spec_machine import FROM_FIRMWARE, VIRTUAL_MACHINES
     from pipeline.starter import project_name, starter_spec
 
     target = Path("rvp.toml")
@@ -62,7 +63,7 @@ def init(settings: Settings, tee: Kind, origin: str | None, name: str | None, *,
         settings.warn(
             f"{untranslated.count('#   line ')} lines were not translated; they stand at the end of {target}"
         )
-    known = {one.tee for one in FORMATS}
+    known = {one.tee for one in FORMATS} - (VIRTUAL_MACHINES - FROM_FIRMWARE)
     if origin is None and tee not in known:
         settings.warn(
             f"this version measures {', '.join(sorted(known))}: [[measure]] of {tee} is not known yet "

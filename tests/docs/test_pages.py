@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import re
 from pathlib import Path
@@ -10,6 +11,7 @@ import click
 import pytest
 
 import rvp
+from pipeline.cli.measure import BY_TEE, ByTee
 from tests.conftest import ROOT
 from tests.docs import pages
 from tests.docs.pages import PAGES, name_of
@@ -66,6 +68,11 @@ def problem_of(line: str) -> str:
                 and words
             ):
                 words.pop(0)
+        elif isinstance(called, ByTee) and word in BY_TEE:
+            module, attribute = BY_TEE[word]
+            called = getattr(importlib.import_module(module), attribute)
+            told = f"{told} {word}"
+            known |= {option for one in called.params for option in one.opts}
         elif isinstance(called, click.Group):
             names = called.list_commands(click.Context(called))
             if word in {"OPTIONS", "COMMAND"}:

@@ -67,7 +67,7 @@ class BadIdBlock(UsageError):
     """An ID block, its authentication information, or a value that is to stand in them, is not one.
 
     The message names the field, its offset and its value.
-    Cure: make them with `rvp snp id-block`; other tools write the same binary form, often in base64.
+    Cure: make them as docs/reference/snp.md shows; other tools write the same binary form, often in base64.
     """
 
     code = "RVP-5310"

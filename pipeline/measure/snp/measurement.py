@@ -181,10 +181,10 @@ def _hash_check(hashes: KernelHashes, gpa: int, section: int) -> Check:
         return Check(
             id="kernel-hashes",
             status="warning",
-            expected=f"the hash table at {gpa:#x} to lie in the section for it",
+            expected=f"a table of hashes at {gpa:#x} that lies in the section for it",
             got=f"the section is at {section:#x}",
             source="the firmware's table and its SEV metadata",
-            hint="this firmware would not find the hashes, and start no kernel",
+            hint="this firmware would not find them, and start no kernel",
         )
     got = f"kernel {hashes.kernel.hex()}, initrd {hashes.initrd.hex()}, command line {hashes.cmdline.hex()}"
     return Check(id="kernel-hashes", status="passed", got=got)
@@ -274,7 +274,7 @@ def signature_checks(block: IdBlock, auth: IdAuth) -> tuple[Check, ...]:
                 expected=f"a signature of the {who}",
                 got=f"a signature of the {who}" if good else "one that does not verify",
                 source=_DIGEST_OF,
-                hint="" if good else "sign again: rvp snp id-block",
+                hint="" if good else "sign it again with `sign_id_block`; docs/reference/snp.md",
                 code="" if good else "RVP-5011",
             )
         )
