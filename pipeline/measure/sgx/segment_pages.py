@@ -11,6 +11,7 @@ Example:
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator
 from typing import Final
 
@@ -26,6 +27,7 @@ from pipeline.measure.sgx.enclave_image import (
 )
 
 ZERO_PAGE: Final = bytes(PAGE)
+_RECENT: Final = 64  # patched pages that are kept
 _LETTERS: Final = ((PF_R, "r"), (PF_W, "w"), (PF_X, "x"))
 
 
@@ -53,25 +55,45 @@ class PatchedFile:
             if content:
                 for page in range(offset // PAGE, (offset + len(content) - 1) // PAGE + 1):
                     self._touched.setdefault(page, []).append(index)
+        self._order = sorted(self._touched)
+        self._recent: dict[int, bytearray] = {}
 
     def read(self, offset: int, size: int) -> bytes:
         """Copy a part of the patched file."""
-        found = bytearray(self.data[offset : offset + size])
-        size = len(found)
-        pages = range(offset // PAGE, (offset + size + PAGE - 1) // PAGE) if size else ()
-        for index in sorted({index for page in pages for index in self._touched.get(page, ())}):
-            at, content = self._patches[index]
-            start, end = max(at, offset), min(at + len(content), offset + size)
-            if start < end:
-                found[start - offset : end - offset] = content[start - at : end - at]
+        found = bytearray()
+        end = min(offset + size, len(self.data))
+        while offset < end:
+            page, inside = divmod(offset, PAGE)
+            count = min(PAGE - inside, end - offset)
+            if page in self._touched:
+                found += self._patched(page)[inside : inside + count]
+            else:
+                found += self.data[offset : offset + count]
+            offset += count
         return bytes(found)
+
+    def _patched(self, page: int) -> bytearray:
+        """Give a page of the file with its patches; many segments may want the same one."""
+        if page not in self._recent:
+            start = page * PAGE
+            found = bytearray(self.data[start : start + PAGE])
+            for index in self._touched[page]:
+                at, content = self._patches[index]
+                first, end = max(at, start), min(at + len(content), start + PAGE)
+                found[first - start : end - start] = content[first - at : end - at]
+            if len(self._recent) >= _RECENT:
+                self._recent.clear()
+            self._recent[page] = found
+        return self._recent[page]
 
     def pages(self, offset: int, count: int) -> Iterator[tuple[int, Bytes]]:
         """Give whole pages from a file offset on, as runs: views; a copy of each page that is patched."""
+        first = bisect_left(self._order, offset // PAGE)
+        last = bisect_right(self._order, (offset + count * PAGE - 1) // PAGE)
         touched = sorted(
             {
                 index
-                for page in self._touched
+                for page in self._order[first:last]
                 for index in range(
                     (page * PAGE - offset) // PAGE, (page * PAGE + PAGE - 1 - offset) // PAGE + 1
                 )

@@ -12,6 +12,7 @@ Source: Intel SGX SDK, `loader.cpp`; facts proved against its signing tool.
 
 from __future__ import annotations
 
+import functools
 import struct
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator
@@ -222,6 +223,7 @@ def _writable(run: Pages, textrel: tuple[int, ...]) -> Iterator[Pages]:
         at = page + 1
 
 
+@functools.lru_cache(maxsize=1)  # every record of a file asks for the same
 def _relocated_pages(elf: Elf) -> tuple[int, ...]:
     """Find the pages that relocations make writable: with bytes of the file, in segments that are not."""
     dynamic = elf.dynamic
@@ -233,7 +235,7 @@ def _relocated_pages(elf: Elf) -> tuple[int, ...]:
         for segment in elf.loads
         if segment.file_size and not segment.flags & PF_W
     ]
-    pages: set[int] = set()
+    touched: set[int] = set()
     for table, size in ((DT_RELA, DT_RELASZ), (DT_JMPREL, DT_PLTRELSZ)):
         length = dynamic.get(size, 0)
         if table not in dynamic or not length:
@@ -249,10 +251,20 @@ def _relocated_pages(elf: Elf) -> tuple[int, ...]:
                     f"{offset:#x}, the segments end at {end:#x}",
                     place=elf.name,
                 )
-            for page in {offset // PAGE, (offset + _WORD - 1) // PAGE}:
-                if any(first <= page < stop for first, stop in spans):
-                    pages.add(page)
-    return tuple(sorted(pages))
+            touched.add(offset // PAGE)
+            touched.add((offset + _WORD - 1) // PAGE)
+    return tuple(_inside(sorted(touched), sorted(spans)))
+
+
+def _inside(pages: Iterable[int], spans: list[tuple[int, int]]) -> Iterator[int]:
+    """Keep the pages that lie in one of the spans; both are sorted. Cost: one pass over each."""
+    at, reached = 0, 0  # the spans before `at` begin at or before the page, and reach to there
+    for page in pages:
+        while at < len(spans) and spans[at][0] <= page:
+            reached = max(reached, spans[at][1])
+            at += 1
+        if page < reached:
+            yield page
 
 
 def _relocation_table(elf: Elf, address: int, length: int) -> int:

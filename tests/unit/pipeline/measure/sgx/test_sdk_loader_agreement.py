@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import time
 
 import msgspec
 import pytest
@@ -12,7 +13,7 @@ from pipeline.measure.sgx.hashing import mrenclave
 from pipeline.measure.sgx.sdk.layout import enclave_image
 from pipeline.measure.sgx.sdk.metadata import BadSgxMetadata, read_metadata
 from tests.fakes.plain_sdk_loader import plain_mrenclaves
-from tests.fakes.sdk_files import BLOCK, Entry, Record, Segment, sdk_file
+from tests.fakes.sdk_files import BLOCK, PAGE, Entry, Record, Segment, sdk_file
 
 TEXT = Segment(address=0x1000, content=b"text" * 3000, flags=5)
 DATA = Segment(address=0x5000, content=b"data" * 100, flags=6)
@@ -169,3 +170,31 @@ def test_a_part_of_a_relocation_is_refused() -> None:
     struct.pack_into("<Q", file, at + 24, 25)
     with pytest.raises(BadSgxMetadata, match="the relocation table at address"):
         measured(file)
+
+
+def test_many_relocations_and_many_segments_take_little_time() -> None:
+    code = tuple(Segment(address=(2 * n + 1) * PAGE, content=b"x", flags=5) for n in range(1000))
+    data = Segment(address=2001 * PAGE, content=b"d", flags=6)
+    records = tuple(Record(version=version, size=1 << 24) for version in ((3, 3), (1, 5)))
+    relocations = ((999 * PAGE, 8), *((2000 * PAGE + 8, 8) for _ in range(200_000)))
+    file = sdk_file((*code, data), records, relocations=relocations)
+    elf = Elf(memoryview(file))
+    start = time.monotonic()
+    images = [enclave_image(elf, record) for record in read_metadata(elf)]
+    assert time.monotonic() - start < 3
+    assert [run.address // PAGE for run in images[0].parts if run.flags == 0x207] == [999]
+
+
+def test_many_patches_and_many_segments_take_little_time() -> None:
+    """Every segment maps the same page, which every patch touches; or each its own."""
+    patches = tuple((0x20000 + 2 * n, b"p") for n in range(1500))
+    patches += tuple((0x21000 + PAGE * n, b"q") for n in range(1500))
+    code = tuple(Segment(address=(n + 4000) * PAGE, content=b"x", flags=5) for n in range(1000))
+    body = Segment(address=0, content=bytes(2000 * PAGE), flags=6)
+    file = bytearray(sdk_file((body, *code), (Record(version=(3, 3), size=1 << 25, patches=patches),)))
+    for n in range(1000):
+        struct.pack_into("<Q", file, 64 + 56 * (n + 1) + 8, 0x20000)
+    start = time.monotonic()
+    values = measured(file)
+    assert time.monotonic() - start < 4
+    assert values == plain_mrenclaves(bytes(file))
