@@ -9,7 +9,7 @@ import click
 
 from pipeline.cli.sgx_options import DATE, FILE, OUT, SMALL, enclave_options, key_options, owner_key
 from pipeline.cli.sgx_show import show, verify
-from pipeline.cli.sgx_sign import assemble, dated, digest, sign
+from pipeline.cli.sgx_sign import assemble, dated, digest, sign, warned
 from pipeline.measure.measured import MeasureOptions
 from pipeline.measure.sgx.enclave import lay_out
 from pipeline.measure.sgx.hashing import write_stream
@@ -60,7 +60,7 @@ def pack(
     """
     if key_uri is not None and sigstruct is not None:
         raise click.UsageError("--sigstruct and --key exclude each other")
-    unsigned = lay_out_unsigned(elf, options)
+    unsigned = warned(settings, lay_out_unsigned(elf, options))
     signed = None
     if sigstruct is not None:
         signed = Sigstruct(read_file(sigstruct, limit_bytes=SMALL), name=str(sigstruct))
@@ -137,11 +137,14 @@ def new(settings: Settings, output: Path) -> None:
     """
     from pipeline.measure.sgx.owner_key import new_key, public_pem, read_private_key
 
-    if output.exists():
-        raise click.UsageError(f"{output} exists; a key is never overwritten")
+    public = output.with_suffix(".pub")
+    if public == output:
+        raise click.UsageError(f"{output} is the name of a public key")
+    for one in (output, public):
+        if os.path.lexists(one):
+            raise click.UsageError(f"{one} exists; a key is never overwritten")
     pem = new_key()
     write_file(output, pem, mode=0o600)
-    public = output.with_suffix(".pub")
     write_file(public, public_pem(read_private_key(pem).public_key()))
     settings.say(f"{output}: keep it secret\n{public}: publish it")
 

@@ -60,7 +60,7 @@ def sign(
     """
     from pipeline.measure.sgx.signer import sign_enclave
 
-    unsigned = lay_out_unsigned(enclave, options)
+    unsigned = warned(settings, lay_out_unsigned(enclave, options))
     fields = dated(unsigned, date)
     found = _since(previous, of_tbs(to_be_signed(fields)))
     signed = sign_enclave(fields, owner_key(key_uri, public_key, passphrase_fd))
@@ -101,7 +101,7 @@ def digest(
     In hardware, or in a ceremony. Every field that they state is printed in words; with --previous, what
     changed since. Equal inputs give equal bytes: a second person gets the same digest from the same release.
     """
-    unsigned = lay_out_unsigned(enclave, options)
+    unsigned = warned(settings, lay_out_unsigned(enclave, options))
     tbs = to_be_signed(dated(unsigned, date))
     stated = of_tbs(tbs)
     fields = tuple(one for one in fields_of(stated) if one.signed)
@@ -177,9 +177,17 @@ def assemble(
     )
     data = signed.raw
     if into is not None:
-        data = lay_out_unsigned(into, options).write(signed)
+        data = warned(settings, lay_out_unsigned(into, options)).write(signed)
     write_file(output, data)
     settings.say(_said(output, signed))
+
+
+def warned(settings: Settings, unsigned: Unsigned) -> Unsigned:
+    """Say what its layout warns of: nothing that is signed says it."""
+    for check in unsigned.enclave.checks:
+        if check.status in {"warning", "failed"}:
+            settings.warn(f"{check.id}: expected {check.expected}, got {check.got}")
+    return unsigned
 
 
 def dated(unsigned: Unsigned, date: str | None) -> SigstructFields:

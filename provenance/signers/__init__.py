@@ -20,7 +20,7 @@ from typing import Final, cast
 
 from provenance.dsse import SignsBytes
 from provenance.errors import MissingExtra, UsageError
-from provenance.signers.remote_key import REMOTE_KEYS, RemoteSigner, open_key
+from provenance.signers.remote_key import REMOTE_KEYS, RemoteSigner, open_key, without_secrets
 
 Passphrase = Callable[[], bytes | None]  # asked only when the key needs one
 
@@ -61,7 +61,9 @@ def open_signer(uri: str, *, passphrase: Passphrase = no_passphrase) -> SignsByt
         return RemoteSigner(open_key(uri, secret=passphrase))
     if scheme not in SIGNERS:
         known = ", ".join((*SIGNERS, *REMOTE_KEYS))
-        raise SchemeUnknown(f'there is no signer "{scheme}"', place=uri, hint=f"known: {known}, or a path")
+        raise SchemeUnknown(
+            f'there is no signer "{scheme}"', place=without_secrets(uri), hint=f"known: {known}, or a path"
+        )
     module, extra = SIGNERS[scheme]
     try:
         found = importlib.import_module(module)

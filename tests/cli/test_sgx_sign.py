@@ -519,3 +519,29 @@ def test_verify_does_not_take_one_of_several_enclaves_for_all(
     assert run(cli, [*verify, "image.tar!/a.so"]) == 0
     assert run(cli, [*verify, "image.tar!/b.so"]) == 12
     assert run(cli, [*verify, "image.tar"]) == 2
+
+
+def test_what_a_layout_warns_of_is_said_before_it_is_signed(
+    room: Path, owner: rsa.RSAPrivateKey, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The SIGSTRUCT cannot say that the release was guessed."""
+    put_owner(room, owner)
+    symbols = ("_enclave_rva", "_reloc_rva", "_reloc_size", "_tbss_size", "_tbss_align")
+    (room / "oe").write_bytes(open_enclave_elf(properties(1920), module_info=0, symbols=symbols))
+    (room / "oe.conf").write_text("NumTCS=1\n")
+    enclave = ["oe", "--config", "oe.conf", "--date", "2026-02-04"]
+    for command in (["digest"], ["sign", "--key", "owner.pem"], ["pack", "--key", "owner.pem"]):
+        capfd.readouterr()
+        assert run(cli, ["sgx", *command, *enclave, "-o", "out"]) == 0
+        assert "open-enclave-release: expected a file that tells its release" in capfd.readouterr().err
+        assert run(cli, ["sgx", *command, *enclave, "--generation", "0.6", "-o", "out"]) == 0
+        assert "open-enclave-release" not in capfd.readouterr().err
+
+
+def test_a_new_key_takes_the_place_of_nothing(room: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (room / "mine.pub").write_text("of another key")
+    assert run(cli, ["sgx", "key", "new", "mine.pem"]) == 2
+    assert run(cli, ["sgx", "key", "new", "yours.pub"]) == 2, "the public half would lie over it"
+    assert (room / "mine.pub").read_text() == "of another key"
+    assert not (room / "mine.pem").exists()
+    assert not (room / "yours.pub").exists()

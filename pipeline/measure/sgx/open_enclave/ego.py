@@ -28,6 +28,7 @@ from pipeline.measure.sgx.open_enclave.enclave import (
     Parts,
     choose_layout,
     generations_of,
+    guessed,
     lay_out_as,
     properties_of,
 )
@@ -166,13 +167,14 @@ def lay_out_unsigned_ego(path: Path, options: MeasureOptions) -> Unsigned:
             place=str(path),
             hint="run `ego sign` once, with any key; then sign again here",
         )
-    generation = generations_of(parts, options.generation)[0]
+    candidates = generations_of(parts, options.generation)
+    generation = candidates[0]
     properties = msgspec.structs.replace(
         merge(parts.properties, conf, generation, name=options.config_name),
         sigstruct=bytes(SIGSTRUCT_SIZE),
     )
     laid_out = msgspec.structs.replace(parts, properties=properties)
-    enclave = _described(lay_out_as(laid_out, generation), laid_out)
+    enclave = guessed(_described(lay_out_as(laid_out, generation), laid_out), candidates)
     fields = fields_of(properties, generation, mrenclave(enclave.image))
 
     def write(signed: Sigstruct | None) -> bytes:

@@ -162,20 +162,23 @@ def choose_layout(parts: Parts, wanted: str = "") -> Enclave:
                 return enclave
     first = candidates[0][1]
     if len(candidates) > 1 and signed.is_empty:
-        return msgspec.structs.replace(first, checks=(*first.checks, _guess(candidates)))
+        return guessed(first, tuple(one for one, _ in candidates))
     return first
 
 
-def _guess(candidates: list[tuple[Generation, Enclave]]) -> Check:
-    """Say that the file does not tell its release, and that releases differ."""
-    first, *others = (one.title for one, _ in candidates)
-    return Check(
+def guessed(enclave: Enclave, candidates: tuple[Generation, ...]) -> Enclave:
+    """Say that the file does not tell its release, where releases differ: the first one was taken."""
+    if len(candidates) < 2:
+        return enclave
+    first, *others = (one.title for one in candidates)
+    check = Check(
         id="open-enclave-release",
         status="warning",
         expected="a file that tells its release, or a signature",
         got=f"laid out as {first} does",
         hint=f"releases {', '.join(others)} would lay it out differently: name yours with --generation",
     )
+    return msgspec.structs.replace(enclave, checks=(*enclave.checks, check))
 
 
 def lay_out_as(parts: Parts, generation: Generation) -> Enclave:

@@ -17,7 +17,12 @@ from pipeline.measure.measured import MeasureOptions
 from pipeline.measure.sgx.elf import BadElf, Elf, map_file
 from pipeline.measure.sgx.hashing import mrenclave
 from pipeline.measure.sgx.open_enclave.config import BadOpenEnclaveConfig, merge, read_conf
-from pipeline.measure.sgx.open_enclave.enclave import Parts, generations_of, lay_out_as
+from pipeline.measure.sgx.open_enclave.enclave import (
+    Parts,
+    generations_of,
+    guessed,
+    lay_out_as,
+)
 from pipeline.measure.sgx.open_enclave.image import LoadedImage
 from pipeline.measure.sgx.open_enclave.properties import (
     CAPTURE_PF_GP,
@@ -63,11 +68,13 @@ def lay_out_unsigned_open_enclave(path: Path, options: MeasureOptions) -> Unsign
     main = Elf(map_file(path), name=str(path))
     before = own_properties(main)
     parts = Parts(path=path, main=main, properties=before)
-    generation = generations_of(parts, options.generation)[0]
+    candidates = generations_of(parts, options.generation)
+    generation = candidates[0]
     properties = msgspec.structs.replace(
         merge(before, conf, generation, name=options.config_name), sigstruct=bytes(SIGSTRUCT_SIZE)
     )
-    enclave = lay_out_as(msgspec.structs.replace(parts, properties=properties), generation)
+    laid_out = lay_out_as(msgspec.structs.replace(parts, properties=properties), generation)
+    enclave = guessed(laid_out, candidates)
     fields = fields_of(properties, generation, mrenclave(enclave.image))
 
     def write(signed: Sigstruct | None) -> bytes:

@@ -148,6 +148,10 @@ def test_a_file_that_is_not_signed_says_that_its_release_is_a_guess(tmp_path: Pa
     assert "0.5 to 0.7" in checks["open-enclave-release"].hint
     chosen = measure_file(path, options=MeasureOptions(generation="0.6"))
     assert "open-enclave-release" not in {one.id for one in chosen.measurements[0].checks}
+    laid_out = lay_out_unsigned(path, MeasureOptions(config=b"NumTCS=3\n")).enclave
+    assert [one.id for one in laid_out.checks] == ["open-enclave-release"]
+    options = MeasureOptions(config=b"NumTCS=3\n", generation="0.6")
+    assert not lay_out_unsigned(path, options).enclave.checks
 
 
 def test_the_alignment_of_the_program_header_counts_from_0_17_7_on(tmp_path: Path) -> None:
