@@ -23,7 +23,8 @@ class LogEvent(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         length: bytes that one covers.
         flags: SECINFO flags, page type, PCR event type: the operation's parameter.
         content: SHA-256 of the content of the whole run, hex; empty when the operation has none. Of an event
-            that extends a register (RTMR, PCR): the digest that was extended, in the register's algorithm.
+            that extends a register (RTMR, PCR): the digest that was extended, in the register's algorithm;
+            empty when it is not known.
         label: what it belongs to, in words: segment, section, heap, stack 0, TCS 2.
         count: how many of them follow each other.
         stride: bytes between two of them.
@@ -46,5 +47,5 @@ class MeasurementLog(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     tee: str
     register: str
     algorithm: str  # of the register: sha256, sha384
-    value: str  # hex
+    value: str  # hex; empty when an event of the register is not known
     events: tuple[LogEvent, ...]

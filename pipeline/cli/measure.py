@@ -196,7 +196,7 @@ def measurement_lines(measurement: Measurement, title: str) -> list[str]:
         told = textwrap.wrap(f"{gap.register}, {gap.event}: {gap.reason}", 88, break_long_words=False)
         lines += [
             "",
-            f"  {styled('not predicted')}  {told[0]}",
+            f"  {styled('unpredicted', '· unpredicted')}  {told[0]}",
             *(f"                 {line}" for line in told[1:]),
         ]
     lines.append("")

@@ -7,9 +7,12 @@ from pathlib import Path
 import click
 
 from pipeline.cli.measure import tell_measured
+from pipeline.measure.tdx.edk2 import GENERATIONS, Platform
 from pipeline.measure.tdx.measure import TdxOptions, measure_td
 from pipeline.measure.tdx.mrtd import USED_BY, PageOrder
+from pipeline.measure.tdx.rtmr0 import SecureBoot
 from pipeline.measure.tdx.vmm import VMMS
+from pipeline.spec import size_bytes
 from provenance.strict import read_file
 from verifier.cli.terminal import Settings, format_option
 
@@ -21,6 +24,7 @@ _VARSTORE_BYTES = 16 << 20
     "tdx",
     epilog="\b\nExamples:\n  rvp measure tdx --firmware OVMF.fd\n"
     "  rvp measure tdx --firmware OVMF_CODE.fd --varstore OVMF_VARS.fd --format json\n"
+    "  rvp measure tdx --firmware OVMF.fd --edk2 202411 --memory 2GiB --memory 4GiB --acpi by_name\n"
     "\b\nPage orders:\n" + "".join(f"  {order}: {who}\n" for order, who in USED_BY.items()),
 )
 @click.argument("file", required=False, metavar="[FILE]", type=_FILE)
@@ -44,6 +48,40 @@ _VARSTORE_BYTES = 16 << 20
     help="Order of the pages in MRTD; default: all that the VMM is known to use.",
 )
 @click.option(
+    "--memory",
+    metavar="SIZE",
+    multiple=True,
+    help="Memory of the machine, with a unit: 2GiB. May be repeated: a measurement for each.",
+)
+@click.option(
+    "--vcpus",
+    metavar="N",
+    type=click.IntRange(1, 4096),
+    multiple=True,
+    help="vCPUs of the machine; only the ACPI data depend on them. May be repeated.",
+)
+@click.option(
+    "--edk2",
+    type=click.Choice(tuple(GENERATIONS)),
+    help="Generation of the firmware (edk2-stable…); without it: MRTD alone.",
+)
+@click.option(
+    "--platform",
+    type=click.Choice([str(one) for one in Platform]),
+    help="Build of the firmware, for generations whose builds differ.",
+)
+@click.option(
+    "--acpi",
+    metavar="FOLDER",
+    type=_FILE,
+    help="What the VMM hands over: /sys/firmware/qemu_fw_cfg/by_name of a guest of this shape.",
+)
+@click.option(
+    "--secure-boot",
+    type=click.Choice([str(one) for one in SecureBoot]),
+    help="Of a build without Secure Boot: absent. Default: what the variables say.",
+)
+@click.option(
     "--log",
     "log_file",
     metavar="FILE",
@@ -59,6 +97,12 @@ def measure_tdx(
     varstore: Path | None,
     vmm: str,
     page_orders: tuple[str, ...],
+    memory: tuple[str, ...],
+    vcpus: tuple[int, ...],
+    edk2: str | None,
+    platform: str | None,
+    acpi: Path | None,
+    secure_boot: str | None,
     log_file: Path | None,
     output_format: str,
 ) -> None:
@@ -72,6 +116,12 @@ def measure_tdx(
         varstore=None if varstore is None else read_file(varstore, limit_bytes=_VARSTORE_BYTES),
         vmm=vmm,
         page_orders=tuple(map(PageOrder, page_orders)),
+        memory=tuple(map(size_bytes, memory)),
+        vcpus=vcpus,
+        edk2=edk2 or "",
+        platform=None if platform is None else Platform(platform),
+        acpi=acpi,
+        secure_boot=None if secure_boot is None else SecureBoot(secure_boot),
         with_log=log_file is not None,
     )
     measured = measure_td(firmware or file or Path(), options)

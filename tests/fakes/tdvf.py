@@ -5,7 +5,8 @@ from __future__ import annotations
 import random
 import struct
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 from tests.fakes.ovmf import FOOTER, entry
 
@@ -80,3 +81,21 @@ TD_SHIM = [
     (0, 0, 0x1100000, 0x1000, PAYLOAD_PARAM, 0),
     (0x4000, 0x200, 0, 0, TD_INFO, 0),
 ]
+
+
+def make_varstore(variables: Iterable[Any], *, states: Sequence[int] = (), size: int = 0x4000) -> bytes:
+    """Make a store of authenticated variables (vendor, name, data) in a firmware volume, as edk2 lays it out."""
+    body = b""
+    for number, one in enumerate(variables):
+        name = f"{one.name}\0".encode("utf-16-le")
+        state = states[number] if states else 0x3F
+        body += struct.pack("<HBBIQ16sIII", 0x55AA, state, 0, 7, 0, bytes(16), 0, len(name), len(one.data))
+        body += uuid.UUID(one.vendor).bytes_le + name + one.data
+        body += b"\xff" * (-len(body) % 4)
+    length = max(size, 72 + 28 + len(body) + 4096 & ~4095)
+    volume = bytes(16) + uuid.UUID("fff12b8d-7696-4c8b-a985-2747075b4f50").bytes_le
+    volume += struct.pack("<Q4sIHHHBB", length, b"_FVH", 0x4FEFF, 72, 0, 0, 0, 2)
+    volume += struct.pack("<IIII", length // 4096, 4096, 0, 0)
+    store = uuid.UUID("aaf32c78-947b-439a-a180-2e144ec37792").bytes_le
+    store += struct.pack("<IBB6x", length - 72 - 4096 if length > 8192 else length - 72, 0x5A, 0xFE)
+    return (volume + store + body).ljust(length, b"\xff")

@@ -292,6 +292,15 @@ def tdvf(data: bytes) -> None:
     _measured(data, ".fd")
 
 
+def varstore(data: bytes) -> None:
+    """Variables of a firmware: never anything but RvpError; what is read has names of its own."""
+    from pipeline.measure.tdx.varstore import read_varstore
+
+    with only_our_errors():
+        found = read_varstore(data, "x").variables
+        assert len({(one.vendor, one.name) for one in found}) == len(found)
+
+
 def protected_file(data: bytes) -> None:
     """A protected file: never anything but RvpError; one that is read has its MAC in its header."""
     from pipeline.measure.sgx.in_image.protected_file import read_protected_file
@@ -385,6 +394,16 @@ def _tdvfs() -> list[bytes]:
     from tests.fakes.tdvf import TD_SHIM, make_tdvf
 
     return [make_tdvf(), make_tdvf(TD_SHIM, form="td-shim")]
+
+
+def _varstores() -> list[bytes]:
+    from pipeline.measure.tdx.varstore import GLOBAL_VARIABLE, Variable
+    from tests.fakes.tdvf import make_varstore
+
+    names = ("PK", "KEK", "BootOrder")
+    return [
+        make_varstore([Variable(vendor=GLOBAL_VARIABLE, name=one, data=one.encode() * 3) for one in names])
+    ]
 
 
 def _layers() -> list[bytes]:
@@ -507,6 +526,7 @@ SEEDS: dict[str, list[bytes]] = {
     "event_log": _event_logs(),
     "event_log_json": _json_logs(),
     "register_values": _register_values(),
+    "varstore": _varstores(),
 }
 TARGETS: dict[str, Target] = {name: globals()[name] for name in SEEDS} | SGX_TARGETS
 SEEDS |= SGX_SEEDS

@@ -1,8 +1,8 @@
-"""Measure a trust domain: MRTD of its firmware in both page orders, one measurement for each.
+"""Measure a trust domain: MRTD and the RTMRs, one measurement for each shape and page order.
 
 What a build cannot know is a named event with its reason; what the host chooses at launch is a policy input.
 
-Cost: one pass of SHA-384 over the firmware for each page order.
+Cost: one pass of SHA-384 over the firmware for each page order; a shape adds its TD HOB and its ACPI data.
 """
 
 from __future__ import annotations
@@ -14,23 +14,19 @@ import msgspec
 
 from pipeline.measure.measured import Measured, MeasureOptions, subject_of
 from pipeline.measure.ovmf import MAX_FIRMWARE
+from pipeline.measure.tdx.edk2 import GENERATIONS, Platform
 from pipeline.measure.tdx.mrtd import PageOrder, mrtd
 from pipeline.measure.tdx.mrtd_log import write_mrtd_log
+from pipeline.measure.tdx.rtmr import RtmrEvent, fold, gaps, write_rtmr_log
+from pipeline.measure.tdx.rtmr0 import Rtmr0Input, SecureBoot, rtmr0_events
+from pipeline.measure.tdx.shape import ContradictoryShape, Shape, captured, shapes_of
+from pipeline.measure.tdx.td_hob import td_hob
 from pipeline.measure.tdx.tdvf import BadTdvf, SectionKind, Tdvf, read_tdvf
+from pipeline.measure.tdx.varstore import Varstore, read_varstore
 from pipeline.measure.tdx.vmm import VMMS
-from provenance.claims import POLICY_INPUTS, Measurement
-from provenance.errors import UsageError
+from provenance.claims import POLICY_INPUTS, ClaimValue, Measurement, Unpredicted
 from provenance.measurement_log import MeasurementLog
 from provenance.strict import read_file
-
-
-class ContradictoryShape(UsageError):
-    """What was said of a trust domain contradicts itself, its firmware or its VMM.
-
-    The message names both. Cure: `rvp measure tdx --help` lists what belongs together.
-    """
-
-    code = "RVP-5203"
 
 
 class TdxOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -41,6 +37,13 @@ class TdxOptions(msgspec.Struct, frozen=True, kw_only=True):
         varstore: variables (OVMF_VARS.fd) instead of those in the firmware, or before one that has none.
         vmm: who starts it: a name of `VMMS`.
         page_orders: which to compute; none: all that the VMM is known to use.
+        memory: sizes in bytes; a shape for each.
+        vcpus: numbers; a shape for each.
+        edk2: generation of the firmware: a name of `GENERATIONS`; empty: MRTD alone.
+        platform: the build; None: where generations do not tell them apart.
+        acpi: folder with what was captured of the VMM.
+        secure_boot: what the firmware says of Secure Boot; None: what its variables say.
+        direct_boot: the VMM gives the kernel.
         with_log: also write the measurement logs.
     """
 
@@ -48,6 +51,13 @@ class TdxOptions(msgspec.Struct, frozen=True, kw_only=True):
     varstore: bytes | None = None
     vmm: str = "qemu"
     page_orders: tuple[PageOrder, ...] = ()
+    memory: tuple[int, ...] = ()
+    vcpus: tuple[int, ...] = ()
+    edk2: str = ""
+    platform: Platform | None = None
+    acpi: Path | None = None
+    secure_boot: SecureBoot | None = None
+    direct_boot: bool = False
     with_log: bool = True
 
 
@@ -61,29 +71,113 @@ def measure_td(path: Path, options: TdxOptions) -> Measured:
 
     Raises:
         NoTdvfMetadata: RVP-5200. BadTdvf: RVP-5201. ContradictoryShape: RVP-5203.
-        BadFirmware: RVP-5300. NotReadable: RVP-1010.
+        MemoryNotPossible: RVP-5204. BadVarstore: RVP-5205. BadFwCfg: RVP-5206.
+        ContradictoryVariables: RVP-5207. BadFirmware: RVP-5300.
+        NotReadable: RVP-1010.
     """
     name = options.name or path.name
     stored = read_file(path, limit_bytes=MAX_FIRMWARE)
     data = with_varstore(stored, options.varstore, name)
     tdvf = read_tdvf(data, name)
+    _check(options, tdvf)
     subject = subject_of(stored, name)
+    orders = tuple(_orders(options))
+    values = {order: mrtd(tdvf, data, order) for order in orders}
+    shapes = tuple(shapes_of(options.memory, options.vcpus))
     measurements: list[Measurement] = []
     logs: list[MeasurementLog] = []
-    for order in _orders(options):
-        value = mrtd(tdvf, data, order)
-        measurements.append(
+    if options.with_log:
+        logs += [write_mrtd_log(tdvf, data, order, value) for order, value in values.items()]
+    fixed = _Fixed.of(tdvf, data, name) if options.edk2 else None
+    for shape in shapes:
+        registers = {} if fixed is None else fixed.registers(options, shape, alone=len(shapes) == 1)
+        claims, unpredicted = _said(registers)
+        measurements += [
             Measurement(
                 tee="tdx",
                 subject=subject,
-                variant={"vmm": options.vmm, "page_order": str(order)},
-                claims={"mrtd": value.hex()},
-                policy_inputs=POLICY_INPUTS["tdx"],
+                variant={
+                    "vmm": options.vmm,
+                    "page_order": str(order),
+                    **({"firmware_generation": options.edk2} if options.edk2 else {}),
+                    **shape.variant(),
+                },
+                claims={"mrtd": value.hex(), **claims},
+                unpredicted=unpredicted,
+                policy_inputs=tuple(one for one in POLICY_INPUTS["tdx"] if one not in claims),
             )
-        )
+            for order, value in values.items()
+        ]
         if options.with_log:
-            logs.append(write_mrtd_log(tdvf, data, order, value))
+            logs += [write_rtmr_log(register, events) for register, events in registers.items()]
     return Measured(measurements=tuple(measurements), logs=tuple(logs))
+
+
+class _Fixed(msgspec.Struct, frozen=True, kw_only=True):
+    """What is the same for all shapes."""
+
+    tdvf: Tdvf
+    cfv: bytes
+    varstore: Varstore
+
+    @classmethod
+    def of(cls, tdvf: Tdvf, data: bytes, name: str) -> _Fixed:
+        section = tdvf.only(SectionKind.CFV)
+        cfv = b"" if section is None else bytes(section.content(data))
+        return cls(tdvf=tdvf, cfv=cfv, varstore=read_varstore(cfv, name))
+
+    def registers(
+        self, options: TdxOptions, shape: Shape, *, alone: bool
+    ) -> dict[str, tuple[RtmrEvent, ...]]:
+        vmm = VMMS[options.vmm]
+        given = Rtmr0Input(
+            edk2=GENERATIONS[options.edk2],
+            platform=options.platform or Platform.OVMF,
+            hob=None if shape.memory_bytes is None else td_hob(self.tdvf, shape.memory_bytes, vmm),
+            cfv=self.cfv,
+            varstore=self.varstore,
+            fw_cfg=captured(options.acpi, shape, alone=alone),
+            secure_boot=options.secure_boot,
+            direct_boot=options.direct_boot,
+        )
+        return {"rtmr0": rtmr0_events(given)}
+
+
+def _said(
+    registers: dict[str, tuple[RtmrEvent, ...]],
+) -> tuple[dict[str, ClaimValue], tuple[Unpredicted, ...]]:
+    claims: dict[str, ClaimValue] = {}
+    unpredicted: tuple[Unpredicted, ...] = ()
+    for register, events in registers.items():
+        value = fold(events)
+        if value is not None:
+            claims[register] = value.hex()
+        unpredicted += gaps(register, events)
+    return claims, unpredicted
+
+
+def _check(options: TdxOptions, tdvf: Tdvf) -> None:
+    if not options.edk2:
+        if options.memory or options.acpi or options.secure_boot or options.platform or options.direct_boot:
+            raise ContradictoryShape(
+                "what RTMR0 has depends on the generation of edk2, which was not said",
+                hint=f"--edk2 {' | '.join(GENERATIONS)}",
+            )
+        return
+    if options.edk2 not in GENERATIONS:
+        raise ContradictoryShape(
+            f'the generation "{options.edk2}" of edk2 is not known', hint=f"known: {', '.join(GENERATIONS)}"
+        )
+    if tdvf.form == "td-shim":
+        raise ContradictoryShape(
+            "the firmware is td-shim, which is not edk2; of it MRTD alone is computed",
+            hint="leave --edk2 out",
+        )
+    if options.platform is None and GENERATIONS[options.edk2].differs_by_platform():
+        raise ContradictoryShape(
+            f"of edk2-stable{options.edk2} the builds differ, and the image does not say which it is",
+            hint=f"--platform {' | '.join(Platform)}",
+        )
 
 
 def _orders(options: TdxOptions) -> Iterator[PageOrder]:

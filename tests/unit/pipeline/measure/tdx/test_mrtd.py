@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from pipeline.measure.measured import MeasureOptions
-from pipeline.measure.tdx.measure import ContradictoryShape, TdxOptions, measure_firmware, measure_td
+from pipeline.measure.tdx.measure import TdxOptions, measure_firmware, measure_td
 from pipeline.measure.tdx.mrtd import PageOrder, mrtd
 from pipeline.measure.tdx.mrtd_log import TdxLogDoesNotFold, fold_mrtd_log, write_mrtd_log
+from pipeline.measure.tdx.shape import ContradictoryShape
 from pipeline.measure.tdx.tdvf import BadTdvf, read_tdvf
 from provenance.measurement_log import LogEvent
 from tests.fakes.tdvf import TD_INFO, TD_SHIM, Row, make_tdvf, ovmf_sections
