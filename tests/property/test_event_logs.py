@@ -92,9 +92,7 @@ def test_a_log_that_lacks_events_at_its_end_is_not_equal(name: str) -> None:
             continue
         shorter = read_event_log(data[: event.offset], kind="ccel" if name == "ccel" else "tpm")
         found = replay_log(shorter, values)
-        assert found.verdict in {"different", "undecided"} or any(
-            one.compared == "not in the log" for one in found.registers
-        )
+        assert found.verdict == "different"
 
 
 @pytest.mark.parametrize("name", SMALL)
@@ -113,6 +111,6 @@ def test_no_flipped_bit_goes_unseen(name: str, bit: int) -> None:
         assert log != whole, hex(at)
         same = [(one.number, one.digests, one.index) for one in log.events if one.is_extended] == trusted
         if replay_log(log, values).verdict == "equal":
-            assert same or log.kind != whole.kind, hex(at)
+            assert same, hex(at)
             unseen += same
     assert unseen > 0  # types and data are not in a register: only the preimage tells

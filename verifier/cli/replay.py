@@ -131,7 +131,7 @@ def replay_lines(found: Replay, *, verbose: bool = False) -> list[str]:
     lines += [
         "",
         "  ✓ the data are what was hashed   · the data only describe it",
-        "  ! the data are not what was hashed   - not extended",
+        "  ! the data are not what was hashed   - not extended   ? undecided",
     ]
     for bank in dict.fromkeys(one.bank for one in found.registers):
         lines += ["", f"registers, {bank}"]

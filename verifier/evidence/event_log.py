@@ -7,7 +7,7 @@ claims of whoever wrote the log; what is bound to a register are the digests alo
     crypto-agile   first event in the old form: EV_NO_ACTION, "Spec ID Event03", digest sizes; then
                    index u32, type u32, count u32, count * (algorithm u16, digest), size u32, data
     SHA-1 only     every event: index u32, type u32, digest 20 bytes, size u32, data
-    CCEL           crypto-agile with one bank, SHA-384; the index counts MRTD 0, RTMR0 1 … RTMR3 4
+    CCEL           crypto-agile with a bank of SHA-384; the index counts MRTD 0, RTMR0 1 … RTMR3 4
 
 Units: offsets and sizes are bytes from the start of the file; integers are little-endian.
 Source: TCG PC Client Platform Firmware Profile 1.05, section 10; UEFI 2.10, 38.4 (confidential computing).
@@ -31,7 +31,8 @@ PCRS: Final = 24
 MR_INDICES: Final = 5  # MRTD, RTMR0 … RTMR3
 NO_ACTION: Final = 3
 HCRTM: Final = 0x8000_0010
-_END: Final = 0xFFFF_FFFF
+NO_REGISTER: Final = 0xFFFF_FFFF  # of a terminator, or of an EV_NO_ACTION that belongs to no register
+_NO_REGISTER_BYTES: Final = b"\xff\xff\xff\xff\x03\0\0\0"
 _SIGNATURE: Final = b"Spec ID Event03\0"
 _LOCALITY: Final = b"StartupLocality\0"
 _LOCALITIES: Final = (0, 3, 4)  # PFP 1.05, 10.4.5.3
@@ -227,6 +228,8 @@ class _Reader:
             if rest <= _INDEX_BYTES:  # so begins an event of PCR 0, too
                 raise self.error(f"{rest} zero bytes at the end are no padding: the log is cut off", "index")
             return True
+        if self.data.startswith(_NO_REGISTER_BYTES, self.at):  # Windows writes such events
+            return False
         end = self.data.startswith(b"\xff" * min(rest, _INDEX_BYTES), self.at)
         if end and self.data.count(b"\xff", self.at) + self.data.count(b"\0", self.at) != rest:
             raise self.error("something follows the terminator", "index")
@@ -248,10 +251,10 @@ def _refuse_strangers(reader: _Reader) -> None:
 
 def _old_event(reader: _Reader, what: str) -> tuple[int, int, bytes, bytes]:
     start = reader.at
-    index = reader.number(4, f"{what}: index")
-    if index >= PCRS:
-        raise reader.error(f"{index:#x} is no register", f"{what}: index", start, "is this an event log?")
+    index = _index(reader, what)
     type_ = reader.number(4, f"{what}: type")
+    if index == NO_REGISTER and type_ != NO_ACTION:
+        raise reader.error("an event of no register is extended", f"{what}: index", start)
     digest = reader.take(_SHA1.size, f"{what}: digest")
     size = reader.number(4, f"{what}: data size")
     return index, type_, digest, reader.take(size, f"{what}: data")
@@ -300,6 +303,8 @@ def _agile_event(reader: _Reader, number: int, banks: tuple[Algorithm, ...]) -> 
     what, start = f"event {number}", reader.at
     index = _index(reader, what)
     type_ = reader.number(4, f"{what}: type")
+    if index == NO_REGISTER and type_ != NO_ACTION:
+        raise reader.error("an event of no register is extended", f"{what}: index", start)
     at = reader.at
     count = reader.number(4, f"{what}: digest count")
     if count != len(banks):
@@ -331,18 +336,18 @@ def _sha1_event(reader: _Reader, number: int, banks: tuple[Algorithm, ...]) -> E
 def _index(reader: _Reader, what: str) -> int:
     start = reader.at
     index = reader.number(4, f"{what}: index")
-    if index >= PCRS:
-        raise reader.error(f"{index:#x} is no register", f"{what}: index", start)
+    if index >= PCRS and index != NO_REGISTER:
+        raise reader.error(f"{index:#x} is no register", f"{what}: index", start, "is this an event log?")
     return index
 
 
 def _kind_of(events: list[Event], banks: tuple[Algorithm, ...]) -> Kind:
-    """Tell a CCEL from a TPM's log: one bank of SHA-384, no index above RTMR3, nothing extended into MRTD.
+    """Tell a CCEL from a TPM's log: a bank of SHA-384, no index above RTMR3, nothing extended into MRTD.
 
     A TPM's log begins with PCR 0 and has a separator in each of PCR 0 to 7, so it is never taken for a CCEL.
     """
     extended = [event.index for event in events if event.is_extended]
-    return "ccel" if banks == (_SHA384,) and all(1 <= one < MR_INDICES for one in extended) else "tpm"
+    return "ccel" if _SHA384 in banks and all(1 <= one < MR_INDICES for one in extended) else "tpm"
 
 
 def _check_indices(events: list[Event], kind: Kind, reader: _Reader) -> None:

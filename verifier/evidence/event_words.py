@@ -89,7 +89,7 @@ _SIGNATURE_LISTS: Final = {
 _TAGS: Final = {
     0x8F3B_22ED: "load options of the kernel (its command line)",
     0x8F3B_22EC: "initrd",
-    0x2D01_6B1E: "load options (systemd-stub)",
+    0x4141_454C: "runtime event of the attestation agent",
 }
 
 
@@ -239,7 +239,7 @@ def _boot_entry(value: bytes) -> str:
     extra = len(value) - (end + 2 + path_size)
     active = "" if attributes & 1 else ", not active"
     rest = f", {extra} bytes of options" if extra > 0 else ""
-    return f'"{text16(value[6:end])}" {device_path(path)}{active}{rest}'
+    return f'"{text16(value[6:end])}" {device_path(path)}'.rstrip() + active + rest
 
 
 def _signature_lists(value: bytes) -> str:

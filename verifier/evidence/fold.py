@@ -16,7 +16,7 @@ import hashlib
 from collections.abc import Iterable
 
 from provenance.measurement_log import LogEvent, MeasurementLog
-from verifier.evidence.event_log import Algorithm, Event, EventLog, Kind
+from verifier.evidence.event_log import NO_REGISTER, Algorithm, Event, EventLog, Kind
 from verifier.evidence.event_words import in_words, type_name
 from verifier.evidence.preimage import is_computable
 
@@ -31,6 +31,8 @@ def fold(algorithm: str, digests: Iterable[bytes], start: bytes) -> bytes:
 
 def register_name(kind: Kind, index: int) -> str:
     """Name the register of an index: pcr7, or rtmr0 for 1."""
+    if index == NO_REGISTER:
+        return "none"
     if kind == "tpm":
         return f"pcr{index}"
     return f"rtmr{index - 1}" if index else "mrtd"

@@ -1,10 +1,11 @@
 """Whether the data of an event are what was hashed, decided by hashing them.
 
-A digest is what went into the register; the data beside it are what somebody wrote. Three outcomes:
+A digest is what went into the register; the data beside it are what somebody wrote. The outcomes:
 
     matches        the data, or the named part of them, hash to the digest in every bank that can be computed
     description    data of this type only describe what was hashed (a file, a table, a PE image)
     not hashed     data of this type should be what was hashed, and are not: do not believe the words
+    undecided      the data were left out, or no bank can be computed here
 
 Source: TCG PFP 1.05, table 9 (what each type measures); facts of GRUB, Linux, systemd-stub and td-shim as in
 event_words.py. Cost: at most four hashes of the data for each bank.
@@ -57,6 +58,8 @@ def check_preimage(event: Event, banks: tuple[Algorithm, ...]) -> Preimage:
     if not event.is_extended:
         return Preimage("not extended")
     pairs = [(one.name, digest) for one, digest in zip(banks, event.digests, strict=True)]
+    if not event.data and event.offset < 0 and event.type != RUNTIME:
+        return Preimage("undecided")  # JSON logs leave data out
     known = [(name, digest) for name, digest in pairs if is_computable(name)]
     if not known:
         return Preimage("undecided")

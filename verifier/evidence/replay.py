@@ -4,9 +4,10 @@
 
 Rules:
     1. A register is compared when the values name it and the log has its bank.
-    2. The firmware's own registers (PCR 0 to 7, RTMR0 to RTMR2) are compared even when the log has no event
-       of them. Others without an event are extended by somebody who keeps another log (IMA in PCR 10,
-       runtime events in RTMR3): they are `not in the log`, and named.
+    2. Registers that every boot logs (PCR 0 to 9 and 14, RTMR0 to RTMR2; RTMR3 in dstack's JSON) are compared
+       even when the log has no event of them: else leaving all events out would hide them. Others without an
+       event are extended by somebody who keeps another log (IMA in PCR 10, runtime events in RTMR3 beside a
+       CCEL): they are `not in the log`, and named.
     3. One register that differs makes the verdict `different`. Values were given and none could be compared:
        `undecided`. Equal means that at least one register that the log extends was compared, and all compared
        ones are equal; zeros that nobody extended prove nothing.
@@ -28,8 +29,11 @@ from verifier.evidence.preimage import Preimage, check_preimage, is_computable
 from verifier.evidence.register_values import Register, RegisterValues
 
 _EXPLAINED_THOROUGHLY: Final = 8  # registers that differ; the search is quadratic
-_FIRMWARE_PCRS: Final = 8
-_FIRMWARE_RTMRS: Final = 4  # indices 1 to 3
+# Extended through the firmware, which logs: firmware 0 to 7, boot loader and kernel 8, 9 and 14 (PFP 1.05,
+# table 4; GRUB, shim, Linux). PCR 10 to 13 and 15 belong to the running system.
+_LOGGED_PCRS: Final = frozenset({*range(10), 14})
+_LOGGED_RTMRS: Final = frozenset({1, 2, 3})  # indices
+_RTMR3: Final = 4
 _RESET_TO_ONES: Final = range(17, 23)  # PC Client Platform TPM Profile 1.05, table 5
 
 
@@ -210,7 +214,7 @@ def _register(
         return made
     if value == given:
         return msgspec.structs.replace(made, compared="equal")
-    if not events and not _is_firmwares(log, index):
+    if not events and not _must_be_explained(log, index):
         ones = log.kind == "tpm" and index in _RESET_TO_ONES and given == b"\xff" * bank.size
         hint = "never extended" if ones else "whoever extended it keeps another log"
         return msgspec.structs.replace(made, compared="not in the log", hint=hint)
@@ -219,8 +223,11 @@ def _register(
     )
 
 
-def _is_firmwares(log: EventLog, index: int) -> bool:
-    return index < (_FIRMWARE_PCRS if log.kind == "tpm" else _FIRMWARE_RTMRS)
+def _must_be_explained(log: EventLog, index: int) -> bool:
+    """Tell whether a log has every event of a register, so that no event means that nothing was extended."""
+    if log.kind == "tpm":
+        return index in _LOGGED_PCRS
+    return index in _LOGGED_RTMRS or (index == _RTMR3 and log.form == "json")  # dstack logs its own events
 
 
 def _why_absent(log: EventLog, register: Register) -> str:

@@ -23,6 +23,7 @@ from tests.fakes.event_logs import (
 from verifier.evidence import event_log
 from verifier.evidence.event_log import EventLogDamaged, read_event_log, read_log_file
 from verifier.evidence.event_log_json import read_json_log
+from verifier.evidence.replay import replay_log
 
 
 def refused(data: bytes) -> EventLogDamaged:
@@ -174,6 +175,27 @@ def test_a_startup_locality_that_is_none_is_refused(said: bytes) -> None:
 def test_two_startup_localities_contradict_each_other() -> None:
     twice = [Entry(0, 3, b"StartupLocality\0" + bytes([one])) for one in (3, 4)]
     assert refused(agile_log([*twice, *BOOT])).message == "locality 4 after locality 3"
+
+
+def test_an_event_of_no_register_is_read_and_not_extended() -> None:
+    aside = Entry(0xFFFFFFFF, 3, b"trust point")
+    log = read_event_log(agile_log([BOOT[0], aside, *BOOT[1:]]) + b"\xff" * 64)
+    assert (len(log.events), log.events[2].index, log.padding_bytes) == (len(BOOT) + 2, 0xFFFFFFFF, 64)
+    assert replay_log(log).events[2].register == "none"
+    assert {one.register for one in replay_log(log).registers} == {f"pcr{index}" for index in range(10)}
+
+
+def test_an_extended_event_of_no_register_is_no_event() -> None:
+    assert (
+        refused(agile_log([*BOOT, Entry(0xFFFFFFFF, 4, bytes(4))])).message
+        == "something follows the terminator"
+    )
+
+
+def test_json_without_data_is_not_called_a_lie() -> None:
+    bare = DSTACK[0] | {"event_payload": ""}
+    event = replay_log(read_json_log(json.dumps([bare]).encode()).log).events[0]
+    assert event.preimage.outcome == "undecided"
 
 
 def test_an_h_crtm_begins_pcr_0_with_locality_4() -> None:

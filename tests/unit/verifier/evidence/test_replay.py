@@ -84,6 +84,36 @@ def test_a_firmware_register_without_an_event_must_be_zero() -> None:
     assert (found.verdict, found.registers[6].hint) == ("different", "the log has no event of this register")
 
 
+@pytest.mark.parametrize("index", [8, 9, 14])
+def test_a_register_cannot_be_hidden_by_leaving_out_all_its_events(index: int) -> None:
+    whole = [*BOOT, Entry(14, 0xD, b"MokList\0", b"a list")]
+    given = {(f"pcr{one}", "sha256"): folded(whole, "sha256", one) for one in (*range(10), 14)}
+    assert against(boot(whole), given).verdict == "equal"
+    found = against(boot([one for one in whole if one.index != index]), given)
+    assert [one.register for one in found.registers if one.compared == "different"] == [f"pcr{index}"]
+
+
+def test_runtime_events_cannot_be_left_out_of_dstacks_json() -> None:
+    boot_event = {
+        "imr": 0,
+        "event_type": 4,
+        "digest": folded_digest(),
+        "event": "",
+        "event_payload": "00000000",
+    }
+    log = read_json_log(json.dumps({"event_log": [boot_event]}).encode()).log
+    rtmr0 = folded([Entry(1, 4, bytes(4))], "sha384", 1)
+    given = values_of_quote(tdx_quote((rtmr0, bytes(48), bytes(48), b"x" * 48)))
+    found = replay_log(log, given)
+    assert [one.compared for one in found.registers] == ["equal", "equal", "equal", "different"]
+
+
+def folded_digest() -> str:
+    import hashlib
+
+    return hashlib.sha384(bytes(4)).hexdigest()
+
+
 def test_a_register_that_others_extend_is_named_and_not_compared() -> None:
     found = against(boot(), {("pcr10", "sha256"): b"x" * 32, ("pcr7", "sha256"): folded(BOOT, "sha256", 7)})
     assert found.verdict == "equal"
@@ -233,7 +263,7 @@ def test_data_that_match_in_one_bank_alone_do_not_match() -> None:
         (0x80000001, variable(EFI_GLOBAL, "SecureBoot", b"\1"), "variable SecureBoot (EFI global): on"),
         (0x80000001, variable(EFI_GLOBAL, "SecureBoot", b""), "variable SecureBoot (EFI global): not set"),
         (0x80000002, variable(EFI_GLOBAL, "BootOrder", b"\1\0\x0a\0"), "variable BootOrder (EFI global): 0001, 000A"),
-        (0x80000002, variable(EFI_GLOBAL, "Boot0001", struct.pack("<IH", 0, 4) + "Disk\0".encode("utf-16-le") + bytes.fromhex("7fff0400") + b"xy"), 'variable Boot0001 (EFI global): "Disk" , not active, 2 bytes of options'),
+        (0x80000002, variable(EFI_GLOBAL, "Boot0001", struct.pack("<IH", 0, 4) + "Disk\0".encode("utf-16-le") + bytes.fromhex("7fff0400") + b"xy"), 'variable Boot0001 (EFI global): "Disk", not active, 2 bytes of options'),
         (0x80000003, struct.pack("<QQQQ", 0x1000, 9, 0, 16) + bytes.fromhex("02010c00d041030a000000007fff0400"), "PE image of 9 bytes at 0x1000, loaded from PciRoot(0x0)"),
         (0x80000008, struct.pack("<QQ", 0xFFC00000, 8), "firmware blob of 8 bytes at 0xffc00000"),
         (0x80000006, b"EFI PART", "8 bytes of data, not of the form of its type"),
