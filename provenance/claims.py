@@ -135,6 +135,8 @@ VARIANTS: Final = (
     "page_order",
     "firmware_generation",
     "bank",
+    "boot",
+    "phase",
 )
 
 

@@ -28,6 +28,9 @@ _HEAD_BYTES: Final = 4096
 _CONTROLS: Final = re.compile(rb"[\x00-\x08\x0e-\x1f]")
 _INSIDE: Final = "!/"
 
+# What people call these formats, where a TEE is asked for.
+_CALLED: Final = {"uki": "tpm", "eif": "nitro"}
+
 Measurer = Callable[[Path, MeasureOptions], Measured]
 
 
@@ -153,6 +156,23 @@ def _is_image(head: Head) -> bool:
     return _is_layout_folder(head) or _is_tar(head)
 
 
+def _is_uki(head: Head) -> bool:
+    if not head.start.startswith(b"MZ"):
+        return False
+    from pipeline.measure.boot.pe import BadPe
+    from pipeline.measure.boot.uki import looks_like_uki
+    from pipeline.measure.sgx.elf import map_file
+
+    try:
+        return looks_like_uki(map_file(head.path))
+    except BadPe:  # a damaged one is still one: its reader says what is wrong
+        return b".linux\0\0" in head.start
+
+
+def _is_eif(head: Head) -> bool:
+    return head.start.startswith(b".eif")
+
+
 FORMATS: Final[tuple[Format, ...]] = (
     Format(
         name="sgx-sdk",
@@ -239,6 +259,20 @@ FORMATS: Final[tuple[Format, ...]] = (
         recognises=_is_firmware,
         measurer="pipeline.measure.snp.measurement:measure_snp",
     ),
+    Format(
+        name="uki",
+        tee="tpm",
+        title="unified kernel image (UKI)",
+        recognises=_is_uki,
+        measurer="pipeline.measure.boot.uki:measure_uki",
+    ),
+    Format(
+        name="eif",
+        tee="nitro",
+        title="AWS Nitro enclave image (EIF)",
+        recognises=_is_eif,
+        measurer="pipeline.measure.eif:measure_eif",
+    ),
 )
 
 
@@ -253,7 +287,8 @@ def detect(path: Path, *, tee: str | None = None, options: MeasureOptions | None
     Raises:
         NotReadable: RVP-1010. UnknownFormat: RVP-5000.
     """
-    known = sorted({one.tee for one in FORMATS})
+    known = sorted({one.tee for one in FORMATS} | _CALLED.keys())
+    tee = _CALLED.get(tee, tee) if tee else tee
     if tee is not None and tee not in known:
         near = difflib.get_close_matches(tee, known, n=1)
         proposal = f', did you mean "{near[0]}"?' if near else ""
