@@ -250,6 +250,10 @@ def measure_artifact(
     if inside:
         from pipeline.measure.measured import MeasureOptions
 
+        if options is not None and options.inside not in {"", inside}:
+            raise ValuesChanged(
+                f"the result is of {inside}, the recipe measures {options.inside}", place=str(path)
+            )
         options = msgspec.structs.replace(options or MeasureOptions(), inside=inside)
     shape = [
         each

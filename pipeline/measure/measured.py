@@ -121,12 +121,15 @@ def hex_check(check_id: str, *, expected: bytes, got: bytes, source: str, hint: 
 
 
 def require_passed(measurements: tuple[Measurement, ...]) -> None:
-    """Raise when a check of a measurement failed.
+    """Raise when a check of a measurement failed, or when there is no measurement.
 
     Raises:
+        OnlyStated: RVP-5013, when nothing was measured.
         SignatureCheckFailed: RVP-5011, when a signature does not verify. CheckFailed: RVP-5010, for the first
             other check that failed. The message counts the others.
     """
+    if not measurements:
+        raise OnlyStated("nothing was measured")
     failed = [(one, check) for one in measurements for check in one.checks if check.status == "failed"]
     if not failed:
         return
@@ -149,8 +152,6 @@ def require_computed(measurements: tuple[Measurement, ...]) -> None:
         OnlyStated: RVP-5013. As `require_passed`.
     """
     require_passed(measurements)
-    if not measurements:
-        raise OnlyStated("nothing was measured")
     for one in measurements:
         for check in one.checks:
             if check.id == MRENCLAVE_CHECK and check.status == "skipped":

@@ -20,7 +20,12 @@ from pipeline.measure.sgx.enclave_image import EnclaveImage
 from pipeline.measure.sgx.enclave_measurement import enclave_measurement, sigstruct_checks
 from pipeline.measure.sgx.hashing import mrenclaves, require_bounded
 from pipeline.measure.sgx.log import write_log
-from pipeline.measure.sgx.sigstruct import SIGSTRUCT_SIZE, Sigstruct, SigstructMismatch
+from pipeline.measure.sgx.sigstruct import (
+    SIGSTRUCT_SIZE,
+    Sigstruct,
+    SigstructMismatch,
+    SigstructNotVerified,
+)
 from provenance.claims import Check, Subject
 from provenance.measurement_log import MeasurementLog
 
@@ -90,7 +95,8 @@ def measure_enclave(path: Path, options: MeasureOptions) -> Measured:
     """Measure a file that holds an enclave.
 
     Raises:
-        UnknownFormat: RVP-5000. BadSigstruct: RVP-5004; and what the format's reader raises (RVP-50nn).
+        UnknownFormat: RVP-5000. BadSigstruct: RVP-5004. SigstructNotVerified: RVP-5012, for an empty one that
+            was given; and what the format's reader raises (RVP-50nn).
 
     Cost: one hash of the enclave's stream (what several descriptions have in common at the beginning is
         hashed once); beside it, in threads, one of the file and for the log one of the measured content.
@@ -109,6 +115,8 @@ def measure_enclave(path: Path, options: MeasureOptions) -> Measured:
     signed = first.sigstruct or Sigstruct(bytes(SIGSTRUCT_SIZE))
     if options.sigstruct is not None:
         signed = Sigstruct(options.sigstruct, name=options.sigstruct_name)
+        if signed.is_empty:
+            raise SigstructNotVerified("the SIGSTRUCT that was given is empty", place=options.sigstruct_name)
     checks = [*sigstruct_checks(signed, values[0])]
     if len(enclaves) > 1:
         checks.append(_agreement(enclaves, values))

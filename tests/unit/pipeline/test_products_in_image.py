@@ -111,6 +111,8 @@ def test_a_result_that_names_another_file_of_the_image_is_refused(
     other = msgspec.structs.replace(enclave.subject, digest={"sha256": "00" * 32})
     with pytest.raises(ValuesChanged, match="the build gave"):
         measure_artifact(tmp_path, msgspec.structs.replace(enclave, subject=other), [one])
+    with pytest.raises(ValuesChanged, match=f"the result is of {PATH}, the recipe measures /opt/other"):
+        measure_artifact(tmp_path, enclave, [one], options=MeasureOptions(inside="/opt/other"))
     tie = msgspec.structs.replace(enclave.inside, manifest="sha256:" + "00" * 32)
     with pytest.raises(ValuesChanged, match="the build gave"):
         measure_artifact(tmp_path, msgspec.structs.replace(enclave, inside=tie), [one])

@@ -9,12 +9,12 @@ import pytest
 
 from pipeline.build_check import measure_again
 from pipeline.graph import Leaves, Node, build_graph
-from pipeline.measure.measured import MeasureOptions, OnlyStated
+from pipeline.measure.measured import MeasureOptions, OnlyStated, require_computed, require_passed
 from pipeline.measure.sgx.freestanding.config import EnclaveConfig
 from pipeline.measure.sgx.freestanding.pack import measure_packed, pack_enclave
 from pipeline.measure.sgx.hashing import write_stream
 from pipeline.measure.sgx.owner_key import new_key, read_private_key
-from pipeline.measure.sgx.sigstruct import sign, to_be_signed
+from pipeline.measure.sgx.sigstruct import SigstructNotVerified, sign, to_be_signed
 from pipeline.measure.sgx.unsigned import lay_out_unsigned
 from pipeline.products import MEASUREMENTS_NAME, NotOneFile, NotSupported, check_supported, make_product
 from pipeline.sign import state_files
@@ -106,6 +106,15 @@ def test_an_mrenclave_that_is_only_stated_is_neither_built_nor_signed(tmp_path: 
     taken = {"step.e:owner.sig": one(store, "owner.sig", signature)}
     with pytest.raises(OnlyStated):
         make_product(Node(name="measure.e", kind="measure", item=item), taken, Leaves(epoch=0), store, ignore)
+
+
+def test_nothing_measured_and_an_empty_signature_are_no_success(tmp_path: Path) -> None:
+    for require in (require_passed, require_computed):
+        with pytest.raises(OnlyStated, match="nothing was measured"):
+            require(())
+    (tmp_path / "e.sgxs").write_bytes(stream_and_signature(tmp_path)[0])
+    with pytest.raises(SigstructNotVerified, match="is empty"):
+        measure_again(tmp_path / "e.sgxs", "sgx", "e", MeasureOptions(sigstruct=bytes(1808)))
 
 
 def test_a_configuration_is_taken_whole_or_not_at_all(tmp_path: Path) -> None:
