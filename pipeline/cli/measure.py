@@ -11,7 +11,7 @@ import click
 import msgspec
 
 from pipeline.measure import Measured, MeasureOptions, detect, measure_file, require_passed
-from pipeline.measure.formats import FORMATS
+from pipeline.measure.formats import FORMATS, require_taken
 from pipeline.measure.ovmf import has_sev_metadata
 from provenance.claims import Check, Measurement, Measurements, Tool
 from provenance.strict import read_file
@@ -124,6 +124,7 @@ def measure(
         image=image,
         with_log=log_file is not None,
     )
+    require_taken(detect(path, tee=tee, options=options), options, path)
     measured = measure_file(path, tee=tee, options=options)
     title = "" if output_format == "json" else detect(path, tee=tee, options=options).title
     tell_measured(settings, measured, title, log_file, output_format)

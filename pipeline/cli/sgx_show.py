@@ -19,13 +19,11 @@ from pipeline.cli.sgx_options import (
 )
 from pipeline.measure import MeasureOptions, detect, measure_file, require_computed
 from pipeline.measure.sgx.sigstruct_fields import (
-    configuration_check,
     debug_launch,
     fields_of,
     mrsigner_check,
 )
 from pipeline.measure.sgx.sigstruct_file import read_sigstruct, read_stated
-from pipeline.measure.sgx.unsigned import lay_out_unsigned
 from provenance.claims import Measurements, Tool
 from provenance.digest import sha256
 from provenance.strict import read_file
@@ -103,8 +101,6 @@ def verify(
         raise click.UsageError(f"there are several enclaves in {enclave}: name one, IMAGE!/PATH")
     measurement, *others = measurements
     checks = [*measurement.checks, mrsigner_check(signed, wanted)]
-    if options.config is not None:
-        checks.append(configuration_check(signed, lay_out_unsigned(enclave, options).fields))
     measurement = msgspec.structs.replace(measurement, checks=tuple(checks))
     if output_format == "json":
         settings.out_json(Measurements(tool=Tool(name="rvp", version=version()), measurements=(measurement,)))

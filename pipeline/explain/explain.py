@@ -20,7 +20,8 @@ from pipeline.explain.sgx.hypotheses import search
 from pipeline.explain.sgx.side import EnclaveSide, is_tcs, shown
 from pipeline.explain.unmeasured import file_differences, signature_differences
 from pipeline.explain.walk import Run, Split
-from pipeline.measure.measured import MeasureOptions
+from pipeline.measure.formats import UnknownFormat, detect, given
+from pipeline.measure.measured import MeasureOptions, OptionNotTaken
 from pipeline.measure.sgx.elf import Elf, map_file
 from pipeline.measure.sgx.enclave import Enclave, lay_out
 from pipeline.measure.sgx.enclave_image import describe_flags
@@ -75,8 +76,9 @@ def explain(
         observer: hears of long work.
 
     Raises:
-        CannotExplain: RVP-5060; LogDoesNotFold: RVP-5009, for a log with the file's value that does not fold
-            over the file; and what the readers raise (RVP-50nn).
+        CannotExplain: RVP-5060. OptionNotTaken: RVP-5014, for an option without a use.
+        LogDoesNotFold: RVP-5009, for a log with the file's value that does not fold over the file; and what
+            the readers raise (RVP-50nn).
 
     Cost: two passes over both contents; a bare value costs up to `budget_s`.
     """
@@ -97,9 +99,14 @@ def explain_with_sides(
 
 
 def _sides(left: Operand, right: Operand | None) -> tuple[EnclaveSide, EnclaveSide]:
-    one = side_of(left)
+    fitting = tuple(_fitting(operand) for operand in (left, right or left))
+    one = side_of(fitting[0])
     if right is not None:
-        return one, side_of(right)
+        other_side = side_of(fitting[1])
+        _require_used((left, right), fitting, (one, other_side))
+        return one, other_side
+    _require_used((left,), fitting, (one,))
+    left = fitting[0]
     enclaves = lay_out(Path(left.text), left.options) if one.enclave is not None else ()
     for other in enclaves[1:]:
         value = mrenclave(other.image)
@@ -116,6 +123,45 @@ def _sides(left: Operand, right: Operand | None) -> tuple[EnclaveSide, EnclaveSi
         Side(name=f"SIGSTRUCT of {left.text}", kind="digest", value=signed.mrenclave.hex(), what="SIGSTRUCT"),
         signed=signed,
     )
+
+
+def _fitting(operand: Operand) -> Operand:
+    """Leave out options that the operand's format has no use for: they may be for the other operand."""
+    options = operand.options
+    if not given(options):
+        return operand
+    try:
+        found = detect(Path(operand.text), tee="sgx", options=options)
+    except (UnknownFormat, NotReadable):  # a log, a bare value, or what `side_of` refuses
+        takes: tuple[str, ...] = ()
+    else:
+        takes = found.takes
+    nothing = MeasureOptions()
+    unused = {name: getattr(nothing, name) for name in given(options) if name not in takes}
+    return msgspec.structs.replace(operand, options=msgspec.structs.replace(options, **unused))
+
+
+def _require_used(
+    operands: tuple[Operand, ...], fitting: tuple[Operand, ...], sides: tuple[EnclaveSide, ...]
+) -> None:
+    """Check that no option was given in vain.
+
+    A configuration is for an enclave that is not laid out yet, or for the search for changes.
+    """
+    searches = len(sides) == 1 or any(side.side.kind == "digest" for side in sides)
+    for operand in operands:
+        for name in given(operand.options):
+            value = getattr(operand.options, name)
+            if not any(
+                getattr(fit.options, name) == value
+                and (name != "config" or searches or (side.enclave is not None and side.enclave.by_config))
+                for fit, side in zip(fitting, sides, strict=False)
+            ):
+                raise OptionNotTaken(
+                    f"--{name} is of no use: no operand is laid out by it",
+                    place=operand.text,
+                    hint="leave it out",
+                )
 
 
 def side_of(operand: Operand) -> EnclaveSide:
@@ -218,7 +264,7 @@ def _explain(
         found = search(
             left if from_left else right,
             bytes.fromhex(right.side.value if from_left else left.side.value),
-            operands[0 if from_left else 1].options,
+            _fitting(operands[0 if from_left else 1]).options,
             changed="left" if from_left else "right",
             budget_s=budget_s,
             clock=clock,

@@ -19,7 +19,7 @@ from typing import Final, cast
 
 import msgspec
 
-from pipeline.measure.measured import Measured, MeasureOptions
+from pipeline.measure.measured import Measured, MeasureOptions, OptionNotTaken
 from provenance.claims import Tee
 from provenance.errors import UsageError
 from provenance.strict import NotReadable, read_file
@@ -61,6 +61,7 @@ class Format(msgspec.Struct, frozen=True, kw_only=True):
         recognises: looks at a file; cheap, and never raises for a file that is something else.
         measurer: `module:function`, loaded when it is called.
         lay_out: of an SGX enclave `module:function`: gives its pages; the measurer is the same for all.
+        takes: the options that it has a use for, as fields of `MeasureOptions`.
     """
 
     name: str
@@ -69,6 +70,7 @@ class Format(msgspec.Struct, frozen=True, kw_only=True):
     recognises: Callable[[Head], bool]
     measurer: str = "pipeline.measure.sgx.enclave:measure_enclave"
     lay_out: str = ""
+    takes: tuple[str, ...] = ()
 
 
 def _is_sdk_enclave(head: Head) -> bool:
@@ -180,6 +182,7 @@ FORMATS: Final[tuple[Format, ...]] = (
         title="Intel SGX enclave (SDK layout)",
         recognises=_is_sdk_enclave,
         lay_out="pipeline.measure.sgx.sdk.enclave:lay_out_sdk",
+        takes=("sigstruct", "config", "generation"),
     ),
     Format(
         name="sgx-ego",
@@ -187,6 +190,7 @@ FORMATS: Final[tuple[Format, ...]] = (
         title="Intel SGX enclave (EGo program)",
         recognises=_is_ego,
         lay_out="pipeline.measure.sgx.open_enclave.ego:lay_out_ego",
+        takes=("sigstruct", "config", "libpal", "generation"),
     ),
     Format(
         name="sgx-open-enclave",
@@ -194,6 +198,7 @@ FORMATS: Final[tuple[Format, ...]] = (
         title="Intel SGX enclave (Open Enclave)",
         recognises=_is_open_enclave,
         lay_out="pipeline.measure.sgx.open_enclave.enclave:lay_out_open_enclave",
+        takes=("sigstruct", "config", "generation"),
     ),
     Format(
         name="sgxs",
@@ -201,6 +206,7 @@ FORMATS: Final[tuple[Format, ...]] = (
         title="Intel SGX enclave (SGXS stream)",
         recognises=_is_sgxs,
         lay_out="pipeline.measure.sgx.sgxs:lay_out_sgxs",
+        takes=("sigstruct",),
     ),
     Format(
         name="sigstruct",
@@ -208,6 +214,7 @@ FORMATS: Final[tuple[Format, ...]] = (
         title="Intel SGX SIGSTRUCT",
         recognises=_is_sigstruct,
         measurer="pipeline.measure.sgx.sigstruct_file:measure_sigstruct",
+        takes=("sigstruct",),  # to refuse it in words of its own
     ),
     Format(
         name="gramine",
@@ -215,6 +222,7 @@ FORMATS: Final[tuple[Format, ...]] = (
         title="Gramine enclave (manifest)",
         recognises=_is_gramine,
         lay_out="pipeline.measure.sgx.gramine.enclave:lay_out_gramine",
+        takes=("sigstruct", "manifest", "libpal", "generation"),
     ),
     Format(
         name="page-list",
@@ -222,6 +230,7 @@ FORMATS: Final[tuple[Format, ...]] = (
         title="Intel SGX enclave (page list)",
         recognises=_is_page_list,
         lay_out="pipeline.measure.sgx.page_list.reader:lay_out_page_list",
+        takes=("sigstruct",),
     ),
     Format(
         name="oci-layout",
@@ -244,6 +253,7 @@ FORMATS: Final[tuple[Format, ...]] = (
         recognises=_is_image,
         measurer="pipeline.measure.sgx.in_image.enclave:measure_in_image",
         lay_out="pipeline.measure.sgx.in_image.enclave:lay_out_in_image",
+        takes=("sigstruct", "config", "libpal", "generation", "image"),
     ),
     Format(
         name="tdvf",
@@ -303,7 +313,7 @@ def detect(path: Path, *, tee: str | None = None, options: MeasureOptions | None
     if inside:
         tee = "sgx"
     head = _head(image)
-    if options is not None and options.manifest is not None and tee in {None, "sgx"}:
+    if options is not None and options.manifest is not None and tee in {None, "sgx"} and not inside:
         return next(one for one in FORMATS if one.name == "gramine")
     for one in FORMATS:
         if (tee is None or one.tee == tee) and one.recognises(head):
@@ -315,6 +325,39 @@ def detect(path: Path, *, tee: str | None = None, options: MeasureOptions | None
         else "an empty file or folder"
     )
     raise UnknownFormat(f"the format is not known ({what})", place=str(path), hint=f"known: {titles}")
+
+
+OPTIONS: Final = ("sigstruct", "config", "manifest", "libpal", "generation", "image")
+
+
+def given(options: MeasureOptions) -> tuple[str, ...]:
+    """Name the options that were given and that not every format has a use for."""
+    return tuple(name for name in OPTIONS if getattr(options, name) not in {None, ""})
+
+
+def is_in_image(path: Path) -> bool:
+    """Tell whether a path names a container image or a file in one.
+
+    Raises:
+        UnknownFormat: RVP-5000. NotReadable: RVP-1010.
+    """
+    return bool(split_inside(path)[1]) or detect(path, tee="sgx").name == "sgx-in-image"
+
+
+def require_taken(found: Format, options: MeasureOptions, path: Path) -> None:
+    """Check that a format has a use for every option that was given.
+
+    Raises:
+        OptionNotTaken: RVP-5014.
+    """
+    unused = [name for name in given(options) if name not in found.takes]
+    if not unused:
+        return
+    takers = "; ".join(one.title for one in FORMATS if unused[0] in one.takes)
+    listed = ", ".join(f"--{name}" for name in unused)
+    raise OptionNotTaken(
+        f"{listed}: {found.title} has no use for it", place=str(path), hint=f"--{unused[0]} is for: {takers}"
+    )
 
 
 def _head(path: Path) -> Head:

@@ -37,6 +37,16 @@ class SignatureCheckFailed(SignatureFailure):
     code = "RVP-5011"
 
 
+class OptionNotTaken(UsageError):
+    """An option was given that the file's format has no use for; none is ignored in silence.
+
+    Cure: leave it out, or check that the file is the one that was meant: the message says what it was taken
+    for.
+    """
+
+    code = "RVP-5014"
+
+
 class OnlyStated(UsageError):
     """A file says which value it has, and there is nothing to compute that value from.
 

@@ -204,3 +204,27 @@ def test_a_stream_that_is_not_canonical_says_so(room: Path, capfd: pytest.Captur
     capfd.readouterr()
     assert run(cli, ["sgx", "to-sgxs", "signed.so", "-o", "signed.sgxs"]) == 0
     assert "not canonical" not in capfd.readouterr().err
+
+
+def test_a_configuration_beside_a_signed_enclave_is_compared_and_never_ignored(
+    room: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    run(cli, ["sgx", "key", "new", "owner.pem"])
+    run(cli, [*SIGN, "--date", "2026-02-04"])
+    run(cli, [*PACK, "signed.so"])
+    assert run(cli, ["measure", "signed.so", "--config", "enclave.toml"]) == 0
+    assert "config-gives-this-enclave" in capfd.readouterr().out
+    (room / "enclave.toml").write_text('schema = "rvp/enclave/v1"\nisvprodid = 4\nheap = "128KiB"\n')
+    assert run(cli, ["measure", "signed.so", "--config", "enclave.toml"]) == 12
+    said = capfd.readouterr().out
+    assert "expected  heap 0x20000 bytes" in said
+    assert "got       heap 0x10000 bytes" in said
+    run(cli, ["sgx", "to-sgxs", "signed.so", "-o", "e.sgxs"])
+    capfd.readouterr()
+    assert run(cli, ["measure", "e.sgxs", "--config", "enclave.toml"]) == 2
+    said = capfd.readouterr().err
+    assert "--config: Intel SGX enclave (SGXS stream) has no use for it" in said
+    assert "RVP-5014" in said
+    assert run(cli, ["sgx", "to-sgxs", "signed.so", "--libpal", "owner.sig", "-o", "x.sgxs"]) == 2
+    assert run(cli, ["explain", "signed.so", "e.sgxs", "--config", "enclave.toml"]) == 2
+    assert "--config is of no use" in capfd.readouterr().err

@@ -57,9 +57,14 @@ _FREESTANDING: Final[dict[str, tuple[str, ...]]] = {
     "threads": tuple(map(str, _COUNTS)),
     "aex_notify": ("true", "false"),
 }
+_ENCLAVES: Final = tuple(1 << power for power in range(20, 41))
 _GRAMINE: Final[dict[str, tuple[str, ...]]] = {
-    "enclave_size": tuple(f'"{one >> 20}M"' for one in _COMMON if one >= 1 << 24),
+    "enclave_size": (
+        *(f'"{one >> 20}M"' for one in _ENCLAVES if one < 1 << 35),
+        *(f'"{one >> 30}G"' for one in _ENCLAVES if one >= 1 << 30),
+    ),
     "max_threads": tuple(map(str, _COUNTS)),
+    "thread_num": tuple(map(str, _COUNTS)),
     "edmm_enable": ("true", "false"),
     "debug": ("true", "false"),
 }
@@ -121,8 +126,11 @@ def _conf(text: str, key: str, values: tuple[int, ...]) -> Iterator[ChangedConfi
 
 def _toml(text: str, key: str, values: tuple[str, ...], prefix: str) -> Iterator[ChangedConfiguration]:
     found = re.search(rf"^\s*(?:{re.escape(prefix)})?{key}\s*=\s*([^#\n]*?)\s*$", text, re.MULTILINE)
+    table = re.search(r"^\s*\[sgx\]\s*\n", text, re.MULTILINE) if prefix else None
     for value in values:
-        if found is None:
+        if found is None and table is not None:
+            yield _made(key, value, None, f"{text[: table.end()]}{key} = {value}\n{text[table.end() :]}")
+        elif found is None:
             yield _made(key, value, None, f"{prefix}{key} = {value}\n{text}")
         elif found[1] != value:
             start, end = found.span(1)

@@ -22,7 +22,9 @@ from typing import Final
 import msgspec
 
 from pipeline.explain.sgx.side import EnclaveSide
+from pipeline.measure.formats import is_in_image
 from pipeline.measure.measured import MeasureOptions
+from pipeline.measure.sgx.config_check import lay_out_anew
 from pipeline.measure.sgx.elf import Elf
 from pipeline.measure.sgx.enclave import lay_out
 from pipeline.measure.sgx.enclave_image import PAGE, SECINFO_TCS, SECINFO_X, EnclaveImage
@@ -36,6 +38,7 @@ from pipeline.measure.sgx.sdk.metadata import (
 )
 from pipeline.measure.sgx.sigstruct import Sigstruct
 from provenance.errors import UsageError
+from provenance.strict import read_file
 
 _MOST_COPIED: Final = 512 << 20
 _EREMOVE: Final = 4
@@ -107,7 +110,7 @@ class Configured(msgspec.Struct, frozen=True, kw_only=True):
             options = msgspec.structs.replace(self.options, generation=generation)
             return lay_out(self.writes, options)[0].image
         options = msgspec.structs.replace(self.options, config=config, generation=generation)
-        return lay_out(self.path, options)[0].image
+        return lay_out_anew(self.path, options).enclave.image
 
 
 def configured(side: EnclaveSide, options: MeasureOptions, folder: Path) -> Configured | None:
@@ -120,24 +123,33 @@ def configured(side: EnclaveSide, options: MeasureOptions, folder: Path) -> Conf
     """
     if side.path is None or side.enclave is None:
         return None
-    layout = side.enclave.layout
-    if layout.startswith("Gramine"):
-        from pipeline.measure.sgx.gramine.generation import GENERATIONS
+    path, layout = side.path, side.enclave.layout
+    if is_in_image(path):
+        from pipeline.measure.sgx.in_image.enclave import take_out
 
+        copies = folder / "image"
+        copies.mkdir()
+        path, options = take_out(path, options, copies)
+    if layout.startswith("Gramine"):
+        from pipeline.measure.sgx.gramine.enclave import LIBPAL
+        from pipeline.measure.sgx.gramine.generation import GENERATIONS
+        from pipeline.measure.sgx.gramine.manifest import MAX_BYTES
+
+        libpal = options.libpal or path.with_name(LIBPAL)
         return Configured(
             tool="Gramine",
-            path=side.path,
-            config=side.path.read_bytes(),
-            options=options,
+            path=path,
+            config=read_file(path, limit_bytes=MAX_BYTES),
+            options=msgspec.structs.replace(options, libpal=libpal, companions=False),
             generation=options.generation,
             generations=tuple(one.name for one in reversed(GENERATIONS)),
-            writes=folder / side.path.name,
+            writes=folder / path.name,
         )
     tool = "Open Enclave" if "Open Enclave" in layout else "the SDK"
     if options.config is not None:
         return Configured(
             tool=tool,
-            path=side.path,
+            path=path,
             config=options.config,
             options=options,
             generation=options.generation,
@@ -148,7 +160,7 @@ def configured(side: EnclaveSide, options: MeasureOptions, folder: Path) -> Conf
     if tool == "Open Enclave":
         return Configured(
             tool=tool,
-            path=side.path,
+            path=path,
             config=b"",
             options=options,
             generation=options.generation,

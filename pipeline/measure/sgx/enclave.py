@@ -53,6 +53,7 @@ class Enclave(msgspec.Struct, frozen=True, kw_only=True):
         facts: the parameters of the layout in the words of its configuration, to be read and compared.
         checks: of the format itself.
         policy_inputs: what the host chooses beside CONFIGID and CONFIGSVN.
+        by_config: it was laid out by the configuration that was given; what is laid out already is not.
     """
 
     layout: str
@@ -62,6 +63,7 @@ class Enclave(msgspec.Struct, frozen=True, kw_only=True):
     facts: dict[str, str | int] = {}
     checks: tuple[Check, ...] = ()
     policy_inputs: tuple[str, ...] = ()
+    by_config: bool = False
 
 
 def lay_out(path: Path, options: MeasureOptions | None = None) -> tuple[Enclave, ...]:
@@ -69,13 +71,15 @@ def lay_out(path: Path, options: MeasureOptions | None = None) -> tuple[Enclave,
 
     Raises:
         UnknownFormat: RVP-5000, for a file that holds no enclave; and what its reader raises (RVP-50nn).
+        OptionNotTaken: RVP-5014, for an option that the format has no use for.
         EnclaveTooLarge: RVP-5070.
     """
-    from pipeline.measure.formats import UnknownFormat, detect, split_inside
+    from pipeline.measure.formats import UnknownFormat, detect, require_taken, split_inside
 
     found = detect(path, tee="sgx", options=options)
     if not found.lay_out:
         raise UnknownFormat(f"this is {found.title}, which has no pages", place=str(path))
+    require_taken(found, options or MeasureOptions(), path)
     module, _, function = found.lay_out.partition(":")
     reader = cast(
         "Callable[[Path, MeasureOptions], tuple[Enclave, ...]]",
@@ -120,6 +124,10 @@ def measure_enclave(path: Path, options: MeasureOptions) -> Measured:
     checks = [*sigstruct_checks(signed, values[0])]
     if len(enclaves) > 1:
         checks.append(_agreement(enclaves, values))
+    if options.config is not None and not (first.by_config and signed.is_empty):
+        from pipeline.measure.sgx.config_check import config_check
+
+        checks.append(config_check(path, options, first, values[0], signed))
     checks += first.checks
     measurement = msgspec.structs.replace(
         enclave_measurement(subject, values[0], signed, tuple(checks), first.policy_inputs),

@@ -33,7 +33,7 @@ def measure_sigstruct(path: Path, options: MeasureOptions) -> Measured:
     """Read the values that a SIGSTRUCT signs; MRENCLAVE is stated by it, not computed.
 
     Raises:
-        BadSigstruct: RVP-5004.
+        BadSigstruct: RVP-5004. OptionNotTaken: RVP-5014.
     """
     if options.sigstruct is not None:
         raise BadSigstruct(
@@ -41,6 +41,9 @@ def measure_sigstruct(path: Path, options: MeasureOptions) -> Measured:
             place=str(path),
             hint="give the enclave that they sign",
         )
+    from pipeline.measure.formats import detect, require_taken
+
+    require_taken(detect(path, tee="sgx"), options, path)
     raw = read_file(path, limit_bytes=4 * SIGSTRUCT_SIZE)
     signed = Sigstruct(raw, name=str(path))
     subject = subject_of(raw, options.name or path.name)

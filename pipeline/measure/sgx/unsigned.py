@@ -16,7 +16,7 @@ from pathlib import Path
 
 import msgspec
 
-from pipeline.measure.measured import MeasureOptions
+from pipeline.measure.measured import MeasureOptions, OptionNotTaken
 from pipeline.measure.sgx.enclave import Enclave
 from pipeline.measure.sgx.sigstruct import Sigstruct, SigstructFields
 
@@ -36,6 +36,11 @@ class Unsigned(msgspec.Struct, frozen=True, kw_only=True):
     write: Callable[[Sigstruct | None], bytes]
 
 
+def _require(fulfilled: bool, message: str, path: Path) -> None:  # noqa: FBT001  the condition itself
+    if not fulfilled:
+        raise OptionNotTaken(f"{message}; leave it out", place=str(path))
+
+
 def lay_out_unsigned(path: Path, options: MeasureOptions) -> Unsigned:
     """Lay out an enclave for signing.
 
@@ -44,6 +49,7 @@ def lay_out_unsigned(path: Path, options: MeasureOptions) -> Unsigned:
         options: `config`, or `generation` and `libpal`, as the kind needs them.
 
     Raises:
+        OptionNotTaken: RVP-5014, for an option that the kind has no use for.
         BadEnclaveConfig: RVP-5007. CannotPack: RVP-5008; and what the readers raise (RVP-50nn).
     """
     from pipeline.measure.sgx.freestanding.pack import lay_out_freestanding
@@ -53,9 +59,11 @@ def lay_out_unsigned(path: Path, options: MeasureOptions) -> Unsigned:
     from pipeline.measure.sgx.sdk.sign import is_sdk_enclave, lay_out_sdk_unsigned
 
     if options.manifest is not None or is_gramine(path):
+        _require(options.config is None, "--config: a Gramine manifest is its own configuration", path)
         return lay_out_gramine_unsigned(path, options)
     if is_ego_file(path):
         return lay_out_unsigned_ego(path, options)
+    _require(options.libpal is None, "--libpal is for Gramine's manifests and EGo's programs", path)
     if is_open_enclave(path):
         return lay_out_unsigned_open_enclave(path, options)
     if is_sdk_enclave(path):

@@ -22,8 +22,8 @@ import struct
 from pathlib import Path
 from typing import Final
 
-from pipeline.measure.measured import MeasureOptions
-from pipeline.measure.sgx.elf import PF_X, PT_TLS, Elf, Symbol, map_file
+from pipeline.measure.measured import MeasureOptions, OptionNotTaken
+from pipeline.measure.sgx.elf import PF_X, PT_TLS, BadElf, Elf, Symbol, map_file
 from pipeline.measure.sgx.enclave_image import PAGE, SECINFO_R, SECINFO_REG, SECINFO_TCS, SECINFO_W
 from pipeline.measure.sgx.freestanding.config import EnclaveConfig, check_config, read_config
 from pipeline.measure.sgx.hashing import mrenclave
@@ -104,11 +104,47 @@ def lay_out_freestanding(path: Path, options: MeasureOptions) -> Unsigned:
         raise CannotPack(
             "an enclave is laid out by its configuration", place=str(path), hint="give --config enclave.toml"
         )
+    if options.generation:
+        raise OptionNotTaken(
+            "--generation is not for a freestanding enclave: this program lays it out, and has one way to",
+            place=str(path),
+        )
     config = read_config(options.config, name=options.config_name)
     elf = Elf(map_file(path), name=str(path))
     if is_laid_out(elf):
         return _again(elf, config)
     return _unsigned(path, config)
+
+
+def is_freestanding(path: Path) -> bool:
+    """Tell whether a file is a freestanding enclave, laid out or not.
+
+    Raises:
+        NotReadable: RVP-1010.
+    """
+    try:
+        elf = Elf(map_file(path), name=str(path))
+        found = elf.symbol("g_global_data")
+        if found is None:
+            return False
+        at = elf.file_offset(found.value, len(MARKER))
+        return bytes(elf.data[at : at + len(MARKER)]) == MARKER
+    except BadElf:
+        return False
+
+
+def lay_out_freestanding_anew(path: Path, options: MeasureOptions) -> Unsigned:
+    """Lay out a freestanding enclave by its configuration alone: metadata that it has already is forgotten.
+
+    Raises:
+        CannotPack: RVP-5008. BadEnclaveConfig: RVP-5007. BadElf: RVP-5001.
+    """
+    config = read_config(options.config or b"", name=options.config_name)
+    data = bytearray(map_file(path))
+    block = metadata_block(Elf(memoryview(bytes(data)), name=str(path)))
+    if block is not None:
+        data[block[0] : sum(block)] = bytes(block[1])
+    return _unsigned(bytes(data), config, name=str(path))
 
 
 def _again(elf: Elf, config: EnclaveConfig) -> Unsigned:
@@ -132,9 +168,9 @@ def _again(elf: Elf, config: EnclaveConfig) -> Unsigned:
     return Unsigned(enclave=enclave, fields=fields, write=write)
 
 
-def _unsigned(elf: bytes | Path, config: EnclaveConfig) -> Unsigned:
+def _unsigned(elf: bytes | Path, config: EnclaveConfig, *, name: str = "") -> Unsigned:
     check_config(config)
-    name = str(elf) if isinstance(elf, Path) else ""
+    name = str(elf) if isinstance(elf, Path) else name
     data = bytearray(map_file(elf) if isinstance(elf, Path) else elf)
     image = Elf(memoryview(bytes(data)), name=name)
     at, room = _room(image)

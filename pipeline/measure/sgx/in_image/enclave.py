@@ -16,10 +16,12 @@ from typing import Final
 
 import msgspec
 
+from pipeline.measure.formats import Format, UnknownFormat, detect, given, split_inside
 from pipeline.measure.image_files import FoundFile, ImageFiles, open_image_files
-from pipeline.measure.measured import Measured, MeasureOptions
+from pipeline.measure.measured import Measured, MeasureOptions, OptionNotTaken
 from pipeline.measure.sgx.enclave import Enclave, lay_out, measure_enclave
 from pipeline.measure.sgx.in_image.binding import binding_check
+from pipeline.measure.sgx.in_image.open_enclave import module_of, runtime_of
 from provenance.claims import Check, Inside, Measurement
 from provenance.errors import RvpError, UsageError
 from provenance.measurement_log import MeasurementLog
@@ -28,6 +30,7 @@ from provenance.predicates.shapes import is_plain
 MANIFEST: Final = ".manifest.sgx"
 _MAX_ENCLAVES: Final = 256
 _MAX_NAMED: Final = 8
+NAME_ONE: Final = "name one: IMAGE!/PATH"
 _LOOKED_FOR: Final = "ELF files with .note.sgxmeta or .oeinfo, SGXS streams, Gramine's *.manifest.sgx"
 # Where Gramine's loader is: built by GSC (Debian and Ubuntu, Red Hat and CentOS), installed by packages.
 _LIBPALS: Final = (
@@ -57,6 +60,7 @@ class _Taken(msgspec.Struct, frozen=True, kw_only=True):
     file: FoundFile
     path: Path
     libpal: Path | None = None
+    found: Format | None = None
 
 
 def measure_in_image(path: Path, options: MeasureOptions) -> Measured:
@@ -114,15 +118,11 @@ def lay_out_in_image(path: Path, options: MeasureOptions) -> tuple[Enclave, ...]
         NoEnclaveInImage: RVP-5052, and as `measure_in_image`.
     """
     with _opened(path, options) as (_, taken, scratch):
-        if len(taken) != 1:
-            listed = ", ".join(one.file.path for one in taken[:_MAX_NAMED])
-            raise NoEnclaveInImage(
-                f"{len(taken)} enclaves lie in it: {listed}", place=str(path), hint="name one: IMAGE!/PATH"
-            )
+        one = _only(taken, path)
         try:
-            return lay_out(taken[0].path, _options(taken[0], options, ""))
+            return lay_out(one.path, _options(one, options, ""))
         except RvpError as error:
-            _rename(error, scratch, path, taken[0])
+            _rename(error, scratch, path, one)
             raise
 
 
@@ -135,18 +135,81 @@ def _opened(path: Path, options: MeasureOptions) -> Iterator[tuple[ImageFiles, l
     ):
         scratch = Path(folder)
         wanted = [files.find(options.inside)] if options.inside else _candidates(files, path)
-        copies: dict[Path, FoundFile] = {}
-        taken = []
-        for number, file in enumerate(wanted):
-            place = scratch / f"{number:03}"
-            place.mkdir()
-            taken.append(_plan(files, file, place, copies))
-        files.take(copies)
-        if not options.inside:
-            taken = [one for one in taken if _is_enclave(one.path)]
-        if not taken:
-            raise _none(files, path)
-        yield files, taken, scratch
+        yield files, _take(files, path, wanted, scratch, options), scratch
+
+
+def take_out(path: Path, options: MeasureOptions, folder: Path) -> tuple[Path, MeasureOptions]:
+    """Copy the enclave at a path of an image, with what belongs to it, to a folder.
+
+    Args:
+        path: of the image, or of the enclave in it (`image.tar!/opt/enclave.so`).
+        options: with `inside`, when the path is that of the image.
+        folder: an empty one, of the caller's own.
+
+    Returns:
+        The copy, and the options that it is laid out with.
+
+    Raises:
+        As `lay_out_in_image`.
+    """
+    image, inside = split_inside(path)
+    if inside:
+        options = msgspec.structs.replace(options, inside=inside)
+    with open_image_files(image, image=options.image, name=options.name) as files:
+        wanted = [files.find(options.inside)] if options.inside else _candidates(files, path)
+        one = _only(_take(files, path, wanted, folder, options), path)
+        return one.path, _options(one, options, "")
+
+
+def _take(
+    files: ImageFiles, path: Path, wanted: list[FoundFile], scratch: Path, options: MeasureOptions
+) -> list[_Taken]:
+    """Copy enclaves; then, when their files ask for more of the image, that as well."""
+    copies: dict[Path, FoundFile] = {}
+    taken = []
+    for number, file in enumerate(wanted):
+        place = scratch / f"{number:03}"
+        place.mkdir()
+        taken.append(_plan(files, file, place, copies))
+    files.take(copies)
+    if not options.inside:
+        taken = [one for one in taken if _format_of(one.path) is not None]
+    if not taken:
+        raise _none(files, path)
+    taken = [msgspec.structs.replace(one, found=_format_of(one.path)) for one in taken]
+    for more in (runtime_of, module_of):
+        copies = {}
+        for one in taken:
+            if found := more(files, one.path, one.file.path, options.libpal):
+                copies[one.path.with_name(found[0])] = found[1]
+        if copies:
+            files.take(copies)
+    _require_taken(taken, options, path)
+    return taken
+
+
+def _require_taken(taken: list[_Taken], options: MeasureOptions, path: Path) -> None:
+    """Check that every option is for one of the enclaves, and a configuration for the only one.
+
+    Raises:
+        OptionNotTaken: RVP-5014.
+    """
+    formats = [one.found for one in taken if one.found is not None]
+    if options.config is not None and len(taken) > 1:
+        raise OptionNotTaken(
+            f"--config is for one enclave, the image has {len(taken)}", place=str(path), hint=NAME_ONE
+        )
+    for name in given(options):
+        if name != "image" and formats and not any(name in one.takes for one in formats):
+            titles = "; ".join(sorted({one.title for one in formats}))
+            raise OptionNotTaken(f"--{name}: {titles} has no use for it", place=str(path))
+
+
+def _only(taken: list[_Taken], path: Path) -> _Taken:
+    if len(taken) != 1:
+        listed = ", ".join(one.file.path for one in taken[:_MAX_NAMED])
+        raise NoEnclaveInImage(f"{len(taken)} enclaves lie in it: {listed}", place=str(path), hint=NAME_ONE)
+    return taken[0]
 
 
 def _candidates(files: ImageFiles, path: Path) -> list[FoundFile]:
@@ -157,7 +220,7 @@ def _candidates(files: ImageFiles, path: Path) -> list[FoundFile]:
             raise NoEnclaveInImage(
                 f"more than {_MAX_ENCLAVES} files look like enclaves",
                 place=str(path),
-                hint="name one: IMAGE!/PATH",
+                hint=NAME_ONE,
             )
     return found
 
@@ -204,18 +267,15 @@ def _libpal(files: ImageFiles) -> FoundFile | None:
     return others[0] if len(others) == 1 else None
 
 
-def _is_enclave(path: Path) -> bool:
-    from pipeline.measure.formats import UnknownFormat, detect
-
+def _format_of(path: Path) -> Format | None:
     try:
-        return bool(detect(path, tee="sgx").lay_out)
+        found = detect(path, tee="sgx")
     except UnknownFormat:
-        return False
+        return None
+    return found if found.lay_out else None
 
 
 def _is_image(path: Path) -> bool:
-    from pipeline.measure.formats import UnknownFormat, detect
-
     try:
         return detect(path, tee="oci").tee == "oci"
     except UnknownFormat:
@@ -223,8 +283,22 @@ def _is_image(path: Path) -> bool:
 
 
 def _options(one: _Taken, options: MeasureOptions, name: str) -> MeasureOptions:
+    """Give the options that the enclave is laid out with: what is for others of the image is left out."""
+    takes = one.found.takes if one.found else ()
+    unused: dict[str, None] = (
+        {} if options.inside else {f: None for f in ("sigstruct", "libpal") if f not in takes}
+    )
+    libpal = one.libpal if "libpal" in unused else options.libpal or one.libpal
+    generation = options.generation if options.inside or "generation" in takes else ""
     return msgspec.structs.replace(
-        options, name=name, inside="", image="", companions=True, libpal=options.libpal or one.libpal
+        options,
+        name=name,
+        inside="",
+        image="",
+        companions=True,
+        libpal=libpal,
+        sigstruct=None if "sigstruct" in unused else options.sigstruct,
+        generation=generation,
     )
 
 

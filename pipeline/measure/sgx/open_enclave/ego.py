@@ -29,6 +29,7 @@ from pipeline.measure.sgx.open_enclave.enclave import (
     choose_layout,
     generations_of,
     guessed,
+    is_signed,
     lay_out_as,
     properties_of,
 )
@@ -86,9 +87,10 @@ def lay_out_ego(path: Path, options: MeasureOptions) -> tuple[Enclave, ...]:
     Raises:
         BadOpenEnclave: RVP-5030. MissingModule: RVP-5031. BadOpenEnclaveConfig: RVP-5032. BadElf: RVP-5001.
     """
-    if options.config is not None:
-        return (lay_out_unsigned_ego(path, options).enclave,)
-    parts = _parts(path, options, properties_of(Elf(map_file(path), name=str(path))))
+    program = Elf(map_file(path), name=str(path))
+    if options.config is not None and not is_signed(program):
+        return (msgspec.structs.replace(lay_out_unsigned_ego(path, options).enclave, by_config=True),)
+    parts = _parts(path, options, properties_of(program))
     return (_described(choose_layout(parts, options.generation), parts),)
 
 

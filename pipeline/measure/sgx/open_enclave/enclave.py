@@ -66,16 +66,17 @@ class Parts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def lay_out_open_enclave(path: Path, options: MeasureOptions) -> tuple[Enclave, ...]:
-    """Lay out an Open Enclave file: signed, or not signed with its `.conf`.
+    """Lay out an Open Enclave file: signed as it is, not signed with its `.conf`.
 
     Raises:
         BadOpenEnclave: RVP-5030. MissingModule: RVP-5031. BadOpenEnclaveConfig: RVP-5032. BadElf: RVP-5001.
     """
-    if options.config is not None:
+    main = Elf(map_file(path), name=str(path))
+    if options.config is not None and not is_signed(main):
         from pipeline.measure.sgx.open_enclave.sign import lay_out_unsigned_open_enclave
 
-        return (lay_out_unsigned_open_enclave(path, options).enclave,)
-    main = Elf(map_file(path), name=str(path))
+        enclave = lay_out_unsigned_open_enclave(path, options).enclave
+        return (msgspec.structs.replace(enclave, by_config=True),)
     return (choose_layout(Parts(path=path, main=main, properties=properties_of(main)), options.generation),)
 
 
@@ -88,6 +89,19 @@ def properties_of(elf: Elf) -> Properties:
     section = LoadedImage(elf).info_section
     data = bytes(elf.bytes_at(section.offset, min(section.size, PAGE), section.name))
     return read_properties(data, place=f"{elf.name}: byte {section.offset:#x}")
+
+
+def is_signed(elf: Elf) -> bool:
+    """Tell whether a file's `.oeinfo` has a SIGSTRUCT.
+
+    Raises:
+        BadOpenEnclave: RVP-5030.
+    """
+    section = LoadedImage(elf).info_section
+    data = bytes(elf.bytes_at(section.offset, min(section.size, PAGE), section.name))
+    if not any(data[:4]):  # the linker left no properties
+        return False
+    return any(read_properties(data, place=f"{elf.name}: byte {section.offset:#x}").sigstruct)
 
 
 def generations_of(parts: Parts, wanted: str = "") -> tuple[Generation, ...]:

@@ -35,6 +35,7 @@ _DT_NEEDED, _DT_STRTAB, _DT_RPATH, _DT_RUNPATH = 1, 5, 15, 29
 _DYNAMIC_ADDRESSES: Final = frozenset({5, 6, 7, 0x6FFFFEF5, 0x6FFFFFF0})
 _DT_PLTGOT: Final = 3
 _WORD: Final = 1 << 64
+_LONGEST_NAME: Final = 255  # bytes of a file's name
 WITH_TLS: Final = 72  # bytes of a record of Edgeless RT's `_module_info`; two of them: since 0.5
 
 
@@ -62,11 +63,11 @@ def is_linked(image: LoadedImage) -> bool:
     return any(tag == _DT_NEEDED for tag, _ in _dynamic(image))
 
 
-def needed_module(path: Path, image: LoadedImage) -> LoadedImage | None:
-    """Load the shared object that an enclave is linked against, from its own folder.
+def needed_name(image: LoadedImage) -> str:
+    """Name the shared object that an enclave is linked against; empty: none.
 
     Raises:
-        BadOpenEnclave: RVP-5030. MissingModule: RVP-5031. BadElf: RVP-5001.
+        BadOpenEnclave: RVP-5030.
     """
     needed: list[int] = []
     strings = 0
@@ -78,15 +79,27 @@ def needed_module(path: Path, image: LoadedImage) -> LoadedImage | None:
         if tag == _DT_NEEDED:
             needed.append(value)
     if not needed:
-        return None
+        return ""
     if len(needed) > 1:
         image.bad(f"DT_NEEDED: {len(needed)} modules, one can be linked", image.elf.phoff)
     if strings + needed[0] >= image.size:
         image.bad(f"DT_NEEDED: its name at {strings + needed[0]:#x} lies outside the image", image.elf.phoff)
     raw = image.read(strings + needed[0], min(PAGE, image.size - strings - needed[0]))
     name = raw.partition(b"\0")[0].replace(b"\\", b"/").rpartition(b"/")[2].decode("utf-8", "replace")
-    if name in {"", ".", ".."}:
-        image.bad(f"DT_NEEDED: {name!r} names no file", image.elf.phoff)
+    if name in {"", ".", ".."} or len(name.encode()) > _LONGEST_NAME:
+        image.bad(f"DT_NEEDED: {name[:80]!r} names no file", image.elf.phoff)
+    return name
+
+
+def needed_module(path: Path, image: LoadedImage) -> LoadedImage | None:
+    """Load the shared object that an enclave is linked against, from its own folder.
+
+    Raises:
+        BadOpenEnclave: RVP-5030. MissingModule: RVP-5031. BadElf: RVP-5001.
+    """
+    name = needed_name(image)
+    if not name:
+        return None
     module = path.parent / name
     if not module.is_file():
         raise MissingModule(

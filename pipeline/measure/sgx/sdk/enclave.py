@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pipeline.measure.measured import MeasureOptions
+import msgspec
+
+from pipeline.measure.measured import MeasureOptions, OptionNotTaken
 from pipeline.measure.sgx.elf import Elf, map_file
 from pipeline.measure.sgx.enclave import Enclave, MappedElf
 from pipeline.measure.sgx.sdk.layout import appended_elves, enclave_image
@@ -20,7 +22,8 @@ def lay_out_sdk(path: Path, options: MeasureOptions) -> tuple[Enclave, ...]:
         options: `config` for a file that is not signed, perhaps `generation`.
 
     Raises:
-        BadElf: RVP-5001. BadSgxMetadata: RVP-5002; and what `lay_out_unsigned` raises.
+        OptionNotTaken: RVP-5014. BadElf: RVP-5001. BadSgxMetadata: RVP-5002;
+            and what `lay_out_unsigned` raises.
     """
     elf = Elf(map_file(path), name=str(path))
     if options.config is not None and not is_laid_out(elf):
@@ -28,8 +31,16 @@ def lay_out_sdk(path: Path, options: MeasureOptions) -> tuple[Enclave, ...]:
         from pipeline.measure.sgx.unsigned import lay_out_unsigned
 
         if is_sdk_enclave(path):
-            return lay_out_object(elf, options)
-        return (lay_out_unsigned(path, options).enclave,)
+            enclaves = lay_out_object(elf, options)
+        else:
+            enclaves = (lay_out_unsigned(path, options).enclave,)
+        return tuple(msgspec.structs.replace(one, by_config=True) for one in enclaves)
+    if options.generation and options.config is None:
+        raise OptionNotTaken(
+            "--generation belongs to --config: what is laid out already says how",
+            place=str(path),
+            hint="leave it out, or give the configuration as well: they are compared with the file",
+        )
     return tuple(enclave_of_record(elf, record) for record in read_metadata(elf))
 
 

@@ -54,6 +54,24 @@ def is_sdk_enclave(path: Path) -> bool:
         return False
 
 
+def candidates(elf: Elf) -> tuple[str, ...]:
+    """Name the releases that may have signed a file: the one that it tells, else those of its g_global_data.
+
+    Raises:
+        NotAnSdkEnclave: RVP-5027. UnknownSdk: RVP-5025. BadElf: RVP-5001.
+    """
+    file = read_object(elf)
+    if _stores_version(file):
+        return (generation_of(file.version).name,)
+    return _of_size(file) or (_generation(file, "").name,)
+
+
+def _of_size(file: SdkObject) -> tuple[str, ...]:
+    size = file.global_data_bytes
+    fitting = [one for one in GENERATIONS if not one.stores_version]
+    return tuple(one.name for one in reversed(fitting) if fitted(one, size).global_data_bytes == size)
+
+
 def lay_out_object(elf: Elf, options: MeasureOptions) -> tuple[Enclave, ...]:
     """Lay out an unsigned enclave: what the signing tool measures, and what it stores for older loaders.
 
@@ -105,13 +123,12 @@ def _generation(file: SdkObject, wished: str) -> Generation:
         return fitted(generation(wished), file.global_data_bytes)
     if _stores_version(file):
         return fitted(generation_of(file.version), file.global_data_bytes)
-    size = file.global_data_bytes
-    candidates = [one.name for one in GENERATIONS if one.global_data_bytes == size and not one.stores_version]
+    size, known = file.global_data_bytes, _of_size(file)[::-1]
     raise NotAnSdkEnclave(
         "the enclave does not say which SDK it was linked with (SDK 2.9.1 and later do)",
         place=file.elf.name,
-        hint=f"its g_global_data has {size} bytes, as in SDK {', '.join(candidates)}: give --generation"
-        if candidates
+        hint=f"its g_global_data has {size} bytes, as in SDK {', '.join(known)}: give --generation"
+        if known
         else "give the SDK's release with --generation",
     )
 
