@@ -18,6 +18,7 @@ from typing import Any
 
 from bench_figure import ENVIRONMENT, ROOT, RVP, best, rvp, tell
 from bench_sgx import SGX
+from bench_tdx import TDX
 
 DEBIAN = '{ suites = ["bookworm"], packages = ["perl-base"] }'
 # About 10 s of work on one processor of 2026, and a clock-free one.
@@ -270,6 +271,7 @@ BENCHES = {
     "step": bench_step,
     "memory": bench_memory,
     **SGX,
+    **TDX,
 }
 
 

@@ -7,17 +7,21 @@ from pathlib import Path
 import click
 
 from pipeline.cli.measure import tell_measured
+from pipeline.measure.tdx.boot_chain import Kernel
 from pipeline.measure.tdx.edk2 import GENERATIONS, Platform
 from pipeline.measure.tdx.measure import TdxOptions, measure_td
 from pipeline.measure.tdx.mrtd import USED_BY, PageOrder
 from pipeline.measure.tdx.rtmr0 import SecureBoot
-from pipeline.measure.tdx.vmm import VMMS
+from pipeline.measure.tdx.runtime_events import read_runtime_events
+from pipeline.measure.tdx.vmm import QEMU, VMMS
 from pipeline.spec import size_bytes
 from provenance.strict import read_file
 from verifier.cli.terminal import Settings, format_option
 
 _FILE = click.Path(path_type=Path)
 _VARSTORE_BYTES = 16 << 20
+_KERNEL_BYTES = 1 << 30
+_INITRD_BYTES = 4 << 30
 
 
 @click.command(
@@ -25,6 +29,7 @@ _VARSTORE_BYTES = 16 << 20
     epilog="\b\nExamples:\n  rvp measure tdx --firmware OVMF.fd\n"
     "  rvp measure tdx --firmware OVMF_CODE.fd --varstore OVMF_VARS.fd --format json\n"
     "  rvp measure tdx --firmware OVMF.fd --edk2 202411 --memory 2GiB --memory 4GiB --acpi by_name\n"
+    "  rvp measure tdx --firmware OVMF.fd --edk2 202411 --kernel vmlinuz --initrd initrd --cmdline quiet\n"
     "\b\nPage orders:\n" + "".join(f"  {order}: {who}\n" for order, who in USED_BY.items()),
 )
 @click.argument("file", required=False, metavar="[FILE]", type=_FILE)
@@ -82,6 +87,22 @@ _VARSTORE_BYTES = 16 << 20
     help="Of a build without Secure Boot: absent. Default: what the variables say.",
 )
 @click.option(
+    "--kernel", metavar="FILE", type=_FILE, help="bzImage or UKI that the VMM gives to the firmware."
+)
+@click.option("--initrd", metavar="FILE", type=_FILE, help="With --kernel.")
+@click.option("--cmdline", metavar="TEXT", default="", help="With --kernel: the command line.")
+@click.option(
+    "--qemu",
+    type=click.Choice(tuple(QEMU)),
+    help="Generation of QEMU: 8 and 9 patch the kernel. Default: the kernel as of 10.1.",
+)
+@click.option(
+    "--runtime-events",
+    metavar="FILE",
+    type=_FILE,
+    help="What applications extend into RTMR3 (TOML).",
+)
+@click.option(
     "--log",
     "log_file",
     metavar="FILE",
@@ -103,6 +124,11 @@ def measure_tdx(
     platform: str | None,
     acpi: Path | None,
     secure_boot: str | None,
+    kernel: Path | None,
+    initrd: Path | None,
+    cmdline: str,
+    qemu: str | None,
+    runtime_events: Path | None,
     log_file: Path | None,
     output_format: str,
 ) -> None:
@@ -122,7 +148,25 @@ def measure_tdx(
         platform=None if platform is None else Platform(platform),
         acpi=acpi,
         secure_boot=None if secure_boot is None else SecureBoot(secure_boot),
+        kernel=_kernel(kernel, initrd, cmdline),
+        qemu=qemu or "",
+        runtime_events=None
+        if runtime_events is None
+        else read_runtime_events(read_file(runtime_events, limit_bytes=1 << 20), str(runtime_events)),
         with_log=log_file is not None,
     )
     measured = measure_td(firmware or file or Path(), options)
     tell_measured(settings, measured, "Intel TDX trust domain", log_file, output_format)
+
+
+def _kernel(kernel: Path | None, initrd: Path | None, cmdline: str) -> Kernel | None:
+    if kernel is None:
+        if initrd is not None or cmdline:
+            raise click.UsageError("--initrd and --cmdline belong to a --kernel")
+        return None
+    return Kernel(
+        data=read_file(kernel, limit_bytes=_KERNEL_BYTES),
+        name=kernel.name,
+        initrd=b"" if initrd is None else read_file(initrd, limit_bytes=_INITRD_BYTES),
+        cmdline=cmdline,
+    )

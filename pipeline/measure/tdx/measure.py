@@ -7,6 +7,7 @@ Cost: one pass of SHA-384 over the firmware for each page order; a shape adds it
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import msgspec
 
 from pipeline.measure.measured import Measured, MeasureOptions, subject_of
 from pipeline.measure.ovmf import MAX_FIRMWARE
+from pipeline.measure.tdx.boot_chain import Kernel, boot_events
 from pipeline.measure.tdx.edk2 import GENERATIONS, Platform
 from pipeline.measure.tdx.mrtd import PageOrder, mrtd
 from pipeline.measure.tdx.mrtd_log import write_mrtd_log
@@ -23,7 +25,7 @@ from pipeline.measure.tdx.shape import ContradictoryShape, Shape, captured, shap
 from pipeline.measure.tdx.td_hob import td_hob
 from pipeline.measure.tdx.tdvf import BadTdvf, SectionKind, Tdvf, read_tdvf
 from pipeline.measure.tdx.varstore import Varstore, read_varstore
-from pipeline.measure.tdx.vmm import VMMS
+from pipeline.measure.tdx.vmm import QEMU, VMMS
 from provenance.claims import POLICY_INPUTS, ClaimValue, Measurement, Unpredicted
 from provenance.measurement_log import MeasurementLog
 from provenance.strict import read_file
@@ -43,7 +45,9 @@ class TdxOptions(msgspec.Struct, frozen=True, kw_only=True):
         platform: the build; None: where generations do not tell them apart.
         acpi: folder with what was captured of the VMM.
         secure_boot: what the firmware says of Secure Boot; None: what its variables say.
-        direct_boot: the VMM gives the kernel.
+        kernel: what the VMM gives to the firmware; None: a disk has it.
+        qemu: generation of QEMU: a name of `QEMU`; empty: the newest for the kernel, any for the page order.
+        runtime_events: what applications extend into RTMR3; None: not known.
         with_log: also write the measurement logs.
     """
 
@@ -57,7 +61,9 @@ class TdxOptions(msgspec.Struct, frozen=True, kw_only=True):
     platform: Platform | None = None
     acpi: Path | None = None
     secure_boot: SecureBoot | None = None
-    direct_boot: bool = False
+    kernel: Kernel | None = None
+    qemu: str = ""
+    runtime_events: tuple[RtmrEvent, ...] | None = None
     with_log: bool = True
 
 
@@ -86,11 +92,14 @@ def measure_td(path: Path, options: TdxOptions) -> Measured:
     shapes = tuple(shapes_of(options.memory, options.vcpus))
     measurements: list[Measurement] = []
     logs: list[MeasurementLog] = []
+    written: set[tuple[str, tuple[RtmrEvent, ...]]] = set()
     if options.with_log:
         logs += [write_mrtd_log(tdvf, data, order, value) for order, value in values.items()]
-    fixed = _Fixed.of(tdvf, data, name) if options.edk2 else None
+    fixed = _Fixed.of(tdvf, data, name, options) if options.edk2 else None
     for shape in shapes:
         registers = {} if fixed is None else fixed.registers(options, shape, alone=len(shapes) == 1)
+        if options.runtime_events is not None:
+            registers["rtmr3"] = options.runtime_events
         claims, unpredicted = _said(registers)
         measurements += [
             Measurement(
@@ -109,7 +118,8 @@ def measure_td(path: Path, options: TdxOptions) -> Measured:
             for order, value in values.items()
         ]
         if options.with_log:
-            logs += [write_rtmr_log(register, events) for register, events in registers.items()]
+            logs += [write_rtmr_log(*one) for one in registers.items() if one not in written]
+            written |= set(registers.items())
     return Measured(measurements=tuple(measurements), logs=tuple(logs))
 
 
@@ -117,14 +127,23 @@ class _Fixed(msgspec.Struct, frozen=True, kw_only=True):
     """What is the same for all shapes."""
 
     tdvf: Tdvf
-    cfv: bytes
+    cfv_digest: bytes
     varstore: Varstore
+    header_patch: bool
+    booted: dict[int | None, dict[str, tuple[RtmrEvent, ...]]]
 
     @classmethod
-    def of(cls, tdvf: Tdvf, data: bytes, name: str) -> _Fixed:
+    def of(cls, tdvf: Tdvf, data: bytes, name: str, options: TdxOptions) -> _Fixed:
         section = tdvf.only(SectionKind.CFV)
         cfv = b"" if section is None else bytes(section.content(data))
-        return cls(tdvf=tdvf, cfv=cfv, varstore=read_varstore(cfv, name))
+        patch = bool(options.qemu) and QEMU[options.qemu].header_patch
+        return cls(
+            tdvf=tdvf,
+            cfv_digest=hashlib.sha384(cfv).digest(),
+            varstore=read_varstore(cfv, name),
+            header_patch=patch,
+            booted=_booted(options, patch=patch),
+        )
 
     def registers(
         self, options: TdxOptions, shape: Shape, *, alone: bool
@@ -134,13 +153,29 @@ class _Fixed(msgspec.Struct, frozen=True, kw_only=True):
             edk2=GENERATIONS[options.edk2],
             platform=options.platform or Platform.OVMF,
             hob=None if shape.memory_bytes is None else td_hob(self.tdvf, shape.memory_bytes, vmm),
-            cfv=self.cfv,
+            cfv_digest=self.cfv_digest,
             varstore=self.varstore,
             fw_cfg=captured(options.acpi, shape, alone=alone),
             secure_boot=options.secure_boot,
-            direct_boot=options.direct_boot,
+            direct_boot=options.kernel is not None,
         )
-        return {"rtmr0": rtmr0_events(given)}
+        registers = {"rtmr0": rtmr0_events(given)}
+        if options.kernel is not None:
+            registers |= self.booted[shape.memory_bytes if self.header_patch else None]
+        return registers
+
+
+def _booted(options: TdxOptions, *, patch: bool) -> dict[int | None, dict[str, tuple[RtmrEvent, ...]]]:
+    """Give the events of RTMR1 and RTMR2 by memory size; once for all sizes when they do not depend on it."""
+    if options.kernel is None:
+        return {}
+    edk2 = GENERATIONS[options.edk2]
+    if (options.platform or Platform.OVMF) not in edk2.measuring:
+        return {size: {"rtmr1": (), "rtmr2": ()} for size in (*options.memory, None)}
+    return {
+        size: boot_events(options.kernel, edk2, header_patch=patch, memory_bytes=size)
+        for size in ((options.memory or (None,)) if patch else (None,))
+    }
 
 
 def _said(
@@ -157,8 +192,21 @@ def _said(
 
 
 def _check(options: TdxOptions, tdvf: Tdvf) -> None:
+    if options.qemu and options.qemu not in QEMU:
+        raise ContradictoryShape(
+            f'the generation "{options.qemu}" of QEMU is not known', hint=f"known: {', '.join(QEMU)}"
+        )
+    if options.qemu and options.vmm != "qemu":
+        raise ContradictoryShape(
+            f"a generation of QEMU does not go with the VMM {options.vmm}",
+            hint="leave --qemu out",
+        )
+    if options.kernel and options.vmm in VMMS and not VMMS[options.vmm].gives_kernels:
+        raise ContradictoryShape(
+            f"{options.vmm} gives no kernel to the firmware; it boots from a disk", hint="leave --kernel out"
+        )
     if not options.edk2:
-        if options.memory or options.acpi or options.secure_boot or options.platform or options.direct_boot:
+        if options.memory or options.acpi or options.secure_boot or options.platform or options.kernel:
             raise ContradictoryShape(
                 "what RTMR0 has depends on the generation of edk2, which was not said",
                 hint=f"--edk2 {' | '.join(GENERATIONS)}",
@@ -183,11 +231,11 @@ def _check(options: TdxOptions, tdvf: Tdvf) -> None:
 def _orders(options: TdxOptions) -> Iterator[PageOrder]:
     if options.vmm not in VMMS:
         raise ContradictoryShape(f'the VMM "{options.vmm}" is not known', hint=f"known: {', '.join(VMMS)}")
-    known = VMMS[options.vmm].page_orders
+    known = QEMU[options.qemu].page_orders if options.qemu else VMMS[options.vmm].page_orders
     for order in options.page_orders or known:
         if order not in known:
             raise ContradictoryShape(
-                f"{options.vmm} adds pages in {' or '.join(known)}, not in {order}",
+                f"{options.vmm} {options.qemu} adds pages in {' or '.join(known)}, not in {order}",
                 hint="leave --page-order out, or name another VMM",
             )
         yield order

@@ -46,6 +46,9 @@ NAMES: Final = {
 }
 
 
+EVENT_TYPES: Final = {name: value for value, name in NAMES.items()}
+
+
 class RtmrEvent(msgspec.Struct, frozen=True, kw_only=True):
     """One event.
 

@@ -75,8 +75,8 @@ class Rtmr0Input(msgspec.Struct, frozen=True, kw_only=True):
         edk2: the generation.
         platform: the build.
         hob: the measured part of the TD HOB; None when the memory size is not known.
-        cfv: the section of the firmware with the variables.
-        varstore: the same, read.
+        cfv_digest: SHA-384 of the section of the firmware with the variables.
+        varstore: the same section, read.
         fw_cfg: captured from the VMM; None when nothing was.
         secure_boot: None: what the variables say.
         direct_boot: the VMM gives the kernel; else a disk or the network has it.
@@ -85,7 +85,7 @@ class Rtmr0Input(msgspec.Struct, frozen=True, kw_only=True):
     edk2: Edk2
     platform: Platform
     hob: bytes | None
-    cfv: bytes
+    cfv_digest: bytes
     varstore: Varstore
     fw_cfg: FwCfg | None = None
     secure_boot: SecureBoot | None = None
@@ -135,7 +135,7 @@ def _firmware(given: Rtmr0Input) -> Iterator[RtmrEvent]:
         )
     else:
         yield event(EV_EFI_HANDOFF_TABLES2, given.hob, "TD HOB")
-    yield event(EV_EFI_PLATFORM_FIRMWARE_BLOB2, given.cfv, "CFV")
+    yield RtmrEvent(kind=EV_EFI_PLATFORM_FIRMWARE_BLOB2, digest=given.cfv_digest, label="CFV")
 
 
 def _settings(given: Rtmr0Input) -> Iterator[RtmrEvent]:

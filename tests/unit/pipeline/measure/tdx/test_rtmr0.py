@@ -12,6 +12,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from pipeline.measure.tdx.boot_chain import Kernel
 from pipeline.measure.tdx.edk2 import GENERATIONS, Platform
 from pipeline.measure.tdx.fw_cfg import BadFwCfg, FwCfg, read_fw_cfg
 from pipeline.measure.tdx.measure import TdxOptions, measure_td
@@ -32,9 +33,11 @@ from pipeline.measure.tdx.varstore import (
 from pipeline.measure.tdx.vmm import VMMS
 from tests.conftest import ROOT
 from tests.fakes.ccel import read_log, register_of
+from tests.fakes.pe_file import write_pe
 from tests.fakes.tdvf import TD_SHIM, TEMP_MEM, make_tdvf, make_varstore, ovmf_sections
 
 GIB = 1 << 30
+KERNEL = Kernel(data=write_pe())
 EMPTY = Varstore()
 
 
@@ -94,7 +97,9 @@ def test_rtmr0_of_a_real_machine_is_predicted_but_for_what_was_not_captured(
             edk2=GENERATIONS[generation],
             platform=Platform.OVMF,
             hob=td_hob(layout(0x400000, 0x84000), gib * GIB, VMMS["qemu"]),
-            cfv=b"the file is not among the test data; its digest is compared below, over the network",
+            cfv_digest=bytes(
+                48
+            ),  # the file is not among the test data; over the network it is compared below
             varstore=EMPTY,
             secure_boot=SecureBoot.ABSENT,
             direct_boot=True,
@@ -136,7 +141,7 @@ def test_variables_are_hashed_as_real_machines_do(vectors: Path, name: str) -> N
 
 def given(**changes: object) -> Rtmr0Input:
     usual = Rtmr0Input(
-        edk2=GENERATIONS["202411"], platform=Platform.OVMF, hob=b"hob", cfv=b"cfv", varstore=EMPTY,
+        edk2=GENERATIONS["202411"], platform=Platform.OVMF, hob=b"hob", cfv_digest=bytes(48), varstore=EMPTY,
         fw_cfg=FwCfg(items=BLOBS), secure_boot=SecureBoot.ABSENT, direct_boot=True,
     )  # fmt: skip
     return msgspec.structs.replace(usual, **changes)
@@ -273,7 +278,7 @@ def test_shapes_are_measured_in_one_run(tmp_path: Path, vectors: Path) -> None:
         captured(tmp_path / "acpi" / name, vectors)
     options = TdxOptions(
         edk2="202411", memory=(2 * GIB, 4 * GIB), vcpus=(2,), acpi=tmp_path / "acpi",
-        secure_boot=SecureBoot.OFF, direct_boot=True,
+        secure_boot=SecureBoot.OFF, kernel=KERNEL,
     )  # fmt: skip
     measured = measure_td(firmware, options)
     assert [(one.variant["memory"], one.variant["page_order"]) for one in measured.measurements] == [
@@ -281,7 +286,7 @@ def test_shapes_are_measured_in_one_run(tmp_path: Path, vectors: Path) -> None:
     ]  # fmt: skip
     assert len({one.claims["rtmr0"] for one in measured.measurements}) == 2
     assert all(not one.unpredicted for one in measured.measurements)
-    assert len(measured.logs) == 4
+    assert [one.register for one in measured.logs] == ["mrtd", "mrtd", "rtmr0", "rtmr1", "rtmr2", "rtmr0"]
     with pytest.raises(ContradictoryShape, match="no folder 8GiB-2 or 8GiB"):
         measure_td(firmware, msgspec.structs.replace(options, memory=(2 * GIB, 8 * GIB)))
 
@@ -348,7 +353,7 @@ def test_rtmr0_of_debian_s_firmware_has_the_published_values(tmp_path: Path, vec
         firmware,
         TdxOptions(
             edk2="202211", platform=Platform.INTEL_TDX, memory=(2 * GIB, 4 * GIB),
-            secure_boot=SecureBoot.ABSENT, direct_boot=True,
+            secure_boot=SecureBoot.ABSENT, kernel=KERNEL,
         ),
     )  # fmt: skip
     values = [str(one.claims["rtmr0"])[:16] for one in measured.measurements]
