@@ -262,7 +262,7 @@ def _authority(data: bytes) -> str:
         return f"authority, {_blob(data)}: not of the form of one"
     owner, name, value = found
     where = f"{name} ({_GUIDS.get(owner, owner)})"
-    if name in {"db", "KEK", "PK"} and len(value) > 16:
+    if name in {"db", "KEK", "PK"} and len(value) > 16 and not value.startswith(b"\x30\x82"):
         signer = guid(value)
         return f"authority: entry of {where}, owner {_GUIDS.get(signer, signer)}, {_certificate(value[16:])}"
     return f"authority: {where}, {_certificate(value)}"

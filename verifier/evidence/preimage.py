@@ -108,6 +108,7 @@ def _candidates(event: Event) -> Iterator[tuple[str, bytes]]:
             text = ipl_text(data)
             if (command := grub_text(text)) is not None:
                 yield "the text after grub's prefix", command.encode()
+                yield "the text after grub's prefix, with its NUL", command.encode() + b"\0"  # RHEL 8
                 return
             yield "the text", text.encode()
             yield "the text with its NUL", text.encode() + b"\0"

@@ -222,7 +222,7 @@ def test_runtime_events_that_the_log_lacks_are_not_in_the_log() -> None:
         (Entry(7, 0x80000001, variable(EFI_GLOBAL, "PK", b"k"), b"other"), "not hashed", ""),
         (Entry(1, 0x80000002, variable(EFI_GLOBAL, "BootOrder", b"\1\0"), b"\1\0"), "matches", "the value of the variable"),
         (Entry(8, 0xD, b"grub_cmd: ls\0", b"ls"), "matches", "the text after grub's prefix"),
-        (Entry(8, 0xD, b"grub_cmd ls\0", b"ls"), "matches", "the text after grub's prefix"),
+        (Entry(8, 0xD, b"grub_cmd ls\0", b"ls\0"), "matches", "the text after grub's prefix, with its NUL"),
         (Entry(8, 0xD, b"grub_cmd: ls\0", b"rm"), "not hashed", ""),
         (Entry(8, 0xD, b"kernel_cmdline: quiet\0", b"debug"), "not hashed", ""),
         (Entry(8, 0xD, b"/vmlinuz\0", b"the kernel"), "description", ""),
@@ -396,6 +396,17 @@ def test_logs_of_real_machines_fold_to_the_values_that_others_state(vectors: Pat
             assert [found["sha384", f"rtmr{n}"] for n in range(len(rtmrs))] == rtmrs, path.name
             compared += len(rtmrs)
     assert compared >= 110
+
+
+def test_data_of_real_machines_are_what_was_hashed_wherever_the_type_says_so(vectors: Path) -> None:
+    commands, odd = 0, []
+    for path in sorted((*vectors.glob("eventlog/goel_*"), *vectors.glob("eventlog/trustee_CCEL*"))):
+        for event in replay_log(read_event_log(path.read_bytes())).events:
+            commands += event.words.startswith("grub command") and event.preimage.outcome == "matches"
+            if event.preimage.outcome == "not hashed":
+                odd.append((path.name, event.number))
+    assert odd == [("goel_tpm_debian-10.bin", 23)]  # a shim that hashed something else for its authority
+    assert commands > 90
 
 
 def test_real_quotes_agree_with_their_logs(vectors: Path) -> None:
