@@ -1,6 +1,6 @@
 """What can be seen when two enclaves are laid over each other: pages, strings, symbols, parameters.
 
-The rules of `sgx_causes` judge it. Everything is bounded: of very many pages that differ, the first are
+The rules of `causes` judge it. Everything is bounded: of very many pages that differ, the first are
 looked into and all are counted.
 """
 

@@ -2,11 +2,11 @@
 
 | the file | the configuration | laid out by |
 |---|---|---|
-| freestanding ELF (marker `rvpencl1`) | `enclave.toml`, or the SDK's XML | `pack` |
+| freestanding ELF (marker `rvpencl1`) | `enclave.toml`, or the SDK's XML | `freestanding` |
 | Gramine's manifest | is its own | `gramine` |
-| Open Enclave ELF (section `.oeinfo`) | `oesign`'s `.conf` | `open_enclave_sign` |
-| ELF of Intel's SDK | the SDK's XML | `sdk_sign` |
-| EGo program | `enclave.json`, or a `.conf` | `ego` |
+| Open Enclave ELF (section `.oeinfo`) | `oesign`'s `.conf` | `open_enclave` |
+| ELF of Intel's SDK | the SDK's XML | `sdk` |
+| EGo program | `enclave.json`, or a `.conf` | `open_enclave.ego` |
 """
 
 from __future__ import annotations

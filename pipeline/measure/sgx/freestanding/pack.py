@@ -13,7 +13,7 @@ What the enclave's code finds (docs/reference/sgx.md):
     g_global_data   u64 marker, enclave size, heap offset, heap size, stack size of a thread, threads
     thread data     at fs:0 and gs:0: u64 zero, distance from the TCS down to the stack's top, stack size
 
-Source: facts of Intel's signing tool; layout and templates as in `sdk_layout`.
+Source: facts of Intel's signing tool; layout and templates as in `sdk.layout`.
 """
 
 from __future__ import annotations
