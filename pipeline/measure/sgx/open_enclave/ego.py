@@ -22,6 +22,7 @@ import msgspec
 from pipeline.measure.measured import MeasureOptions
 from pipeline.measure.sgx.elf import BadElf, Elf, map_file
 from pipeline.measure.sgx.enclave import Enclave
+from pipeline.measure.sgx.enclave_image import PAGE
 from pipeline.measure.sgx.hashing import mrenclave
 from pipeline.measure.sgx.open_enclave.config import BadOpenEnclaveConfig, Conf, merge, read_conf
 from pipeline.measure.sgx.open_enclave.enclave import (
@@ -121,8 +122,11 @@ def _runtime(path: Path, options: MeasureOptions) -> Path:
 
 
 def _payload(program: Elf) -> memoryview:
-    section = LoadedImage(program).info_section
-    at, size = _PAYLOAD.unpack(program.bytes_at(section.offset + _PAYLOAD_AT, _PAYLOAD.size, SECTION))
+    image = LoadedImage(program)
+    section, data = image.info_section, image.info_bytes(PAGE)
+    if len(data) < _PAYLOAD_AT + _PAYLOAD.size:
+        raise BadOpenEnclave(f"{SECTION} has {len(data)} bytes, no payload", place=program.name)
+    at, size = _PAYLOAD.unpack_from(data, _PAYLOAD_AT)
     place = f"{program.name}: byte {section.offset + _PAYLOAD_AT:#x}"
     if (at == 0) != (size == 0):
         raise BadOpenEnclave(f"payload offset {at:#x} with payload size {size:#x}", place=place)

@@ -86,9 +86,8 @@ def properties_of(elf: Elf) -> Properties:
     Raises:
         BadOpenEnclave: RVP-5030.
     """
-    section = LoadedImage(elf).info_section
-    data = bytes(elf.bytes_at(section.offset, min(section.size, PAGE), section.name))
-    return read_properties(data, place=f"{elf.name}: byte {section.offset:#x}")
+    image = LoadedImage(elf)
+    return read_properties(image.info_bytes(PAGE), place=f"{elf.name}: byte {image.info_section.offset:#x}")
 
 
 def is_signed(elf: Elf) -> bool:

@@ -115,6 +115,21 @@ class LoadedImage:
             self.bad(f"sh_addr: {SECTION} at {found.address:#x} lies outside the image", found.offset)
         return found
 
+    def info_bytes(self, most: int) -> bytes:
+        """Read `.oeinfo`, up to so many bytes: signers know it by its place in the file, loaders in memory.
+
+        Raises:
+            BadOpenEnclave: RVP-5030, also when the two differ.
+        """
+        found = self.info_section
+        size = min(found.size, most)
+        content = bytes(self.elf.bytes_at(found.offset, size, found.name))
+        if content != self.read(found.address, size):
+            self.bad(
+                f"sh_offset: {SECTION} is not what the segments have at {found.address:#x}", found.offset
+            )
+        return content
+
     # memory
 
     def read(self, address: int, size: int) -> bytes:

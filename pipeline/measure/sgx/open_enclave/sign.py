@@ -15,6 +15,7 @@ import msgspec
 
 from pipeline.measure.measured import MeasureOptions
 from pipeline.measure.sgx.elf import BadElf, Elf, map_file
+from pipeline.measure.sgx.enclave_image import PAGE
 from pipeline.measure.sgx.hashing import mrenclave
 from pipeline.measure.sgx.open_enclave.config import BadOpenEnclaveConfig, merge, read_conf
 from pipeline.measure.sgx.open_enclave.enclave import (
@@ -91,8 +92,8 @@ def own_properties(elf: Elf) -> Properties:
     Raises:
         BadOpenEnclave: RVP-5030.
     """
-    section = LoadedImage(elf).info_section
-    data = bytes(elf.bytes_at(section.offset, section.size, section.name))
+    image = LoadedImage(elf)
+    section, data = image.info_section, image.info_bytes(PAGE)
     if not any(data[:4]) and section.size in {1960, 1952, 1920}:
         zero = Properties(
             size=section.size, heap_pages=0, stack_pages=0, threads=0, product_id=0, security_version=0

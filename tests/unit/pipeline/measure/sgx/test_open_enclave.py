@@ -6,6 +6,7 @@ No real file is committed: the files are built by tests/fakes/open_enclave_elf.p
 from __future__ import annotations
 
 import functools
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 
 from pipeline.measure import MeasureOptions, measure_file
 from pipeline.measure.measured import SIGNATURE_CHECKS
+from pipeline.measure.sgx.elf import Elf
 from pipeline.measure.sgx.enclave import lay_out
 from pipeline.measure.sgx.hashing import hash_plainly, mrenclave
 from pipeline.measure.sgx.open_enclave.config import BadOpenEnclaveConfig, read_conf
@@ -360,3 +362,24 @@ def test_properties_that_nobody_set_are_refused_by_name(tmp_path: Path) -> None:
     path.write_bytes(open_enclave_elf(properties(product=0xFFFF, threads=0xFFFF)))
     with pytest.raises(BadOpenEnclaveConfig, match=r"NumTCS is 65535.*give it in the"):
         lay_out_unsigned(path, MeasureOptions(config=b"Debug=1"))
+
+
+def test_properties_that_the_loader_would_not_read_are_refused(tmp_path: Path) -> None:
+    """The loader takes them from the segments, by sh_addr; a copy elsewhere in the file is not loaded."""
+    good = open_enclave_elf(properties())
+    elf = Elf(memoryview(good))
+    index = next(number for number, one in enumerate(elf.sections) if one.name == ".oeinfo")
+    section = elf.sections[index]
+    path = tmp_path / "enclave"
+    for more_heap in (0, 1):
+        copy = bytearray(good[section.offset : section.offset + section.size])
+        copy[8] += more_heap
+        file = bytearray(good) + copy
+        struct.pack_into("<Q", file, elf.shoff + 64 * index + 24, len(good))
+        path.write_bytes(file)
+        if not more_heap:
+            assert measure_file(path).measurements[0].claims["mrenclave"]
+            continue
+        for options in (MeasureOptions(), MeasureOptions(config=b"NumTCS=1\n")):
+            with pytest.raises(BadOpenEnclave, match="is not what the segments have"):
+                measure_file(path, options=options)
