@@ -21,6 +21,7 @@ COMMANDS: Final[dict[str, tuple[str, str, str]]] = {
     "rebuild": ("pipeline.cli.rebuild", "pipeline", "Rebuild somebody's bundle from nothing but its recipe."),
     "measure": ("pipeline.cli.measure", "pipeline", "Compute the measurements of an existing file."),
     "sgx": ("pipeline.cli.sgx", "pipeline", "Pack, sign and take apart SGX enclaves."),
+    "snp": ("pipeline.cli.snp", "pipeline", "Sign and read the ID blocks of SEV-SNP guests."),
     "sign": ("pipeline.cli.sign", "pipeline", "Sign the statements of a build that you ran."),
     "release": ("verifier.cli.release", "", "Sign a release: these values, this sequence, this validity."),
     "publish": ("pipeline.cli.publish", "pipeline", "Write the bundle that others verify and rebuild."),

@@ -153,6 +153,8 @@ def _node_of(item: Step | Pack | Measure) -> Node:
                 item.firmware,
                 item.kernel,
                 item.initrd,
+                item.id_block,
+                item.id_auth,
             )
             name, kind = f"measure.{item.id}", "measure"
     links = {text: parse_link(text) for text in references if text}

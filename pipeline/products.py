@@ -39,9 +39,10 @@ _MAX_SMALL: Final = 1 << 20  # of a configuration or a SIGSTRUCT
 # What a measurement takes beside the artifact: signing measures again, so it must be at hand then.
 MEASURED_WITH: Final = ("sigstruct", "config", "libpal")
 _MACHINE: Final = ("kernel", "initrd", "cmdline", "vcpus", "memory", "vmm", "vcpu_type", "guest_features")
+_MACHINE_MORE: Final = ("host_data", "policy", "id_block", "id_auth")
 # Files of a machine that no step gives are artifacts all the same: signing measures them again.
 TAKEN: Final = "taken"
-_TAKEN_KEYS: Final = ("firmware", "kernel", "initrd")
+_TAKEN_KEYS: Final = ("firmware", "kernel", "initrd", "id_block", "id_auth")
 
 
 class NotOneFile(SpecError):
@@ -93,7 +94,7 @@ def check_supported(graph: Graph) -> None:
 
 
 def _check_machine(name: str, measure: Measure, tees: Iterable[str]) -> None:
-    others = [key for key in ("firmware", *_MACHINE) if getattr(measure, key)]
+    others = [key for key in ("firmware", *_MACHINE, *_MACHINE_MORE) if getattr(measure, key)]
     if not measure.firmware:
         if others or not measure.image:
             what = f"{', '.join(tees)} from {', '.join(others) or 'nothing'}"

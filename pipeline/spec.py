@@ -245,6 +245,10 @@ class Measure(_Strict, frozen=True, kw_only=True):
     vmm: str | tuple[str, ...] = ()  # who launches the machine; default: qemu
     vcpu_type: str | tuple[str, ...] = ()  # SNP: as in QEMU's -cpu; default: EPYC-v4
     guest_features: str | tuple[str, ...] = ()  # SNP: SEV_FEATURES in hex; default: 0x1
+    host_data: str = ""  # SNP: what the host binds to the guest, 64 hex digits; default: left to the policy
+    policy: str = ""  # SNP: the guest policy in hex
+    id_block: str = ""  # SNP: the owner's published word on the guest: pinned inputs
+    id_auth: str = ""
     layer: str = "workload"
 
 

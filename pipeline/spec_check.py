@@ -259,6 +259,12 @@ class _Checker:
             if measure.layer not in _LAYERS:
                 message = f'there is no layer "{measure.layer}"{near(measure.layer, _LAYERS)}'
                 raise self.fail(BadValue, f"{path}.layer", message, f"known: {', '.join(_LAYERS)}")
+            if measure.host_data and not re.fullmatch(r"[0-9a-f]{64}", measure.host_data):
+                message = f'"{measure.host_data}" are no host data'
+                raise self.fail(BadValue, f"{path}.host_data", message, "64 hex digits, lowercase")
+            if measure.policy and not _FEATURES.fullmatch(measure.policy):
+                message = f'"{measure.policy}" is no guest policy'
+                raise self.fail(BadValue, f"{path}.policy", message, 'a number in hex: "0x30000"')
             features = measure.guest_features
             for feature in (features,) if isinstance(features, str) else features:
                 if not _FEATURES.fullmatch(feature):

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from pipeline.measure.machine import Machine
+from pipeline.measure.snp.id_block import ID_AUTH_BYTES, ID_BLOCK_BYTES, read_binary
 from pipeline.spec import Measure, size_bytes
 
 VIRTUAL_MACHINES: Final = frozenset({"tdx", "snp"})
@@ -38,6 +39,10 @@ def machine_of(measure: Measure, path_of: Callable[[str], Path]) -> Machine | No
         memory=tuple(size_bytes(text) for text in memory),
         vmms=_texts(measure.vmm),
         vcpu_types=_texts(measure.vcpu_type),
+        host_data=bytes.fromhex(measure.host_data) if measure.host_data else None,
+        policy=int(measure.policy, 16) if measure.policy else None,
+        id_block=read_binary(path_of(measure.id_block), ID_BLOCK_BYTES) if measure.id_block else None,
+        id_auth=read_binary(path_of(measure.id_auth), ID_AUTH_BYTES) if measure.id_auth else None,
         guest_features=tuple(int(text, 16) for text in _texts(measure.guest_features)),
     )
 

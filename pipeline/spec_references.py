@@ -72,7 +72,17 @@ def pack_references(pack: Pack) -> Iterator[tuple[str, str]]:
 
 def measure_references(measure: Measure) -> Iterator[tuple[str, str]]:
     """Name the references of a measurement: key and text."""
-    for key in ("image", "sigstruct", "config", "libpal", "firmware", "kernel", "initrd"):
+    for key in (
+        "image",
+        "sigstruct",
+        "config",
+        "libpal",
+        "firmware",
+        "kernel",
+        "initrd",
+        "id_block",
+        "id_auth",
+    ):
         if text := getattr(measure, key):
             yield key, text
 

@@ -51,6 +51,7 @@ class Shape(StrEnum):
     U32 = "0x and 8 hex digits"
     ATTRIBUTES = "0x and 32 hex digits: flags, then xfrm"
     COUNTER = "an integer from 0 to 65535"
+    COUNTER32 = "an integer from 0 to 4294967295"
     LEVEL = "an integer from 0 to 255"
     OCI = "sha256: and 64 hex digits"
     OCI_LIST = "a list of sha256: and 64 hex digits"
@@ -69,7 +70,7 @@ _PATTERN: Final = {
     Shape.ATTRIBUTES: r"0x[0-9a-f]{32}",
     Shape.OCI: r"sha256:[0-9a-f]{64}",
 }
-_RANGE: Final = {Shape.COUNTER: 0xFFFF, Shape.LEVEL: 0xFF}
+_RANGE: Final = {Shape.COUNTER: 0xFFFF, Shape.COUNTER32: 0xFFFF_FFFF, Shape.LEVEL: 0xFF}
 
 # tee -> claim -> shape. The names are those of Intel SDM vol. 3D (SGX), the TDX module ABI, the SEV-SNP ABI,
 # the OCI image specification, dm-verity, the TCG PC Client profile and the Nitro attestation document.
@@ -102,7 +103,7 @@ CLAIMS: Final[dict[str, dict[str, Shape]]] = {
     "snp": {
         "measurement": Shape.HEX48,
         "policy": Shape.U64,
-        "guest_svn": Shape.COUNTER,
+        "guest_svn": Shape.COUNTER32,
         "family_id": Shape.HEX16,
         "image_id": Shape.HEX16,
         "host_data": Shape.HEX32,

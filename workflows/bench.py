@@ -18,6 +18,7 @@ from typing import Any
 
 from bench_figure import ENVIRONMENT, ROOT, RVP, best, rvp, tell
 from bench_sgx import SGX
+from bench_snp import SNP
 from bench_tdx import TDX
 
 DEBIAN = '{ suites = ["bookworm"], packages = ["perl-base"] }'
@@ -272,6 +273,7 @@ BENCHES = {
     "memory": bench_memory,
     **SGX,
     **TDX,
+    **SNP,
 }
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import re
 from pathlib import Path
 from typing import Any, Final
@@ -13,11 +11,10 @@ import click
 from pipeline.cli.measure import tell_measured
 from pipeline.measure.machine import Machine
 from pipeline.measure.measured import MeasureOptions
-from pipeline.measure.snp.id_block import ID_AUTH_BYTES, ID_BLOCK_BYTES, BadIdBlock
+from pipeline.measure.snp.id_block import ID_AUTH_BYTES, ID_BLOCK_BYTES, read_binary
 from pipeline.measure.snp.measurement import DEFAULT_VCPU_TYPE
 from pipeline.measure.snp.measurement import measure_snp as measure_guest
 from pipeline.measure.snp.save_area import VMMS
-from provenance.strict import read_file
 from verifier.cli.terminal import Settings, format_option
 
 _NUMBER: Final = re.compile(r"[0-9]{1,20}|0x[0-9a-f]{1,16}", re.IGNORECASE | re.ASCII)
@@ -84,23 +81,6 @@ def hex_bytes(ctx: click.Context, param: click.Parameter, value: str | None) -> 
 def number(ctx: click.Context, param: click.Parameter, value: str | None) -> int | None:
     """Read an option that is one number, decimal or 0x hex."""
     return None if value is None else _numbers(ctx, param, (value,))[0]
-
-
-def read_binary(path: Path, size_bytes: int) -> bytes:
-    """Read a file that holds so many bytes, or their base64 as QEMU takes it.
-
-    Raises:
-        NotReadable: RVP-1010. BadIdBlock: RVP-5310.
-    """
-    data = read_file(path, limit_bytes=1 << 16)
-    if len(data) == size_bytes:
-        return data
-    try:
-        return base64.b64decode(b"".join(data.split()), validate=True)
-    except binascii.Error as error:
-        raise BadIdBlock(
-            f"the file has {len(data)} bytes: neither {size_bytes}, nor base64 of them", place=str(path)
-        ) from error
 
 
 @click.command(

@@ -18,7 +18,7 @@ from provenance.claims import CLAIMS, ClaimValue, Shape, has_shape
 from provenance.predicates.shapes import MAX_INTEGER, PredicateRefused, Strict
 
 KINDS: Final = ("exact", "oneOf", "minimum", "mask")
-_COUNTED: Final = frozenset({Shape.COUNTER, Shape.LEVEL})
+_COUNTED: Final = frozenset({Shape.COUNTER, Shape.COUNTER32, Shape.LEVEL})
 _BIT_FIELDS: Final = frozenset({Shape.U32, Shape.U64, Shape.ATTRIBUTES})
 
 Hex0x = Annotated[str, Meta(pattern="^0x([0-9a-f]{2}){1,32}$", max_length=66)]

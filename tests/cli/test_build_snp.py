@@ -147,3 +147,43 @@ def test_a_guest_that_is_not_fully_described_is_refused_before_anything_runs(rvp
         return
     write_project(folder, KERNEL, measure)
     assert words in rvp(folder, "build", code=3)
+
+
+def test_an_id_block_beside_the_spec_is_checked_when_building_and_when_signing(rvp, tmp_path):
+    folder = tmp_path / "p"
+    folder.mkdir()
+    (folder / "OVMF.fd").write_bytes(make_ovmf())
+    (folder / "k").write_text("kernel\n")
+    measured = ("--vcpus", "2", "--kernel", "k", "--cmdline", "console=ttyS0", "--vcpu-type", "EPYC-Milan")
+    found = rvp(folder, "measure", "snp", "OVMF.fd", *measured, "--format", "json")
+    value = json.loads(found)["measurements"][0]["claims"]["measurement"]
+    rvp(folder, "key", "new", "id.pem", "--type", "p384")
+    rvp(
+        folder,
+        "snp",
+        "sign",
+        "--measurement",
+        value,
+        "--id-key",
+        "id.pem",
+        "--guest-svn",
+        "70000",
+        "-o",
+        "guest",
+    )
+    more = f'id_block = "guest.idblock"\nid_auth = "guest.idauth"\nhost_data = "{"ab" * 32}"\n'
+    write_project(folder, KERNEL, MEASURE.replace("FIRMWARE", "OVMF.fd") + more)
+    rvp(folder, "build")
+    rvp(folder, "key", "new", "ci.key")
+    rvp(folder, "sign", "--key", "ci.key", "--builder-id", "https://one.example/b")
+    (one,) = [one for one in _values(folder).core.sets if "guest_svn" in one.claims]
+    assert one.selector["vcpus"] == 2
+    assert one.claims["guest_svn"].exact == 70000
+    assert one.claims["measurement"].exact == value
+    assert one.claims["host_data"].exact == "ab" * 32
+    assert one.policy_inputs == ()
+    block = bytearray((folder / "guest.idblock").read_bytes())
+    block[84] ^= 1
+    (folder / "guest.idblock").write_bytes(block)
+    write_project(folder, KERNEL, MEASURE.replace("FIRMWARE", "OVMF.fd") + more)
+    assert "id-block-signature" in rvp(folder, "build", code=10)

@@ -25,6 +25,7 @@ from provenance.sigstore_bundle import read_bundle as read_sigstore
 from provenance.sigstore_bundle import verify_envelope
 from provenance.statement import read_statement
 from tests.fuzz.sgx_targets import SGX_SEEDS, SGX_TARGETS
+from tests.fuzz.snp_targets import SNP_SEEDS, SNP_TARGETS
 from verifier.verify.ssh_signature import read_commit, read_tag, read_tree, verify_ssh_signature
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -528,5 +529,5 @@ SEEDS: dict[str, list[bytes]] = {
     "register_values": _register_values(),
     "varstore": _varstores(),
 }
-TARGETS: dict[str, Target] = {name: globals()[name] for name in SEEDS} | SGX_TARGETS
-SEEDS |= SGX_SEEDS
+TARGETS: dict[str, Target] = {name: globals()[name] for name in SEEDS} | SGX_TARGETS | SNP_TARGETS
+SEEDS |= SGX_SEEDS | SNP_SEEDS

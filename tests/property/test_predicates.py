@@ -46,6 +46,7 @@ VALUES = {
     Shape.U32: hexes(4).map(lambda text: f"0x{text}"),
     Shape.ATTRIBUTES: hexes(16).map(lambda text: f"0x{text}"),
     Shape.COUNTER: st.integers(0, 65535),
+    Shape.COUNTER32: st.integers(0, (1 << 32) - 1),
     Shape.LEVEL: st.integers(0, 255),
     Shape.OCI: hexes(32).map(lambda text: f"sha256:{text}"),
     Shape.OCI_LIST: st.lists(hexes(32).map(lambda text: f"sha256:{text}"), max_size=3).map(tuple),

@@ -109,16 +109,16 @@ def make_guest(
         BadFirmware: RVP-5300. NoSevMetadata: RVP-5301. BadSevMetadata: RVP-5302.
         KernelHashesUnsupported: RVP-5303. BadShape: RVP-5306.
     """
-    for one in (firmware, svsm):
-        if one is not None and len(one.data) % PAGE:
-            raise BadFirmware(
-                f"the file has {len(one.data):#x} bytes, which is no multiple of 0x1000", place=one.name
-            )
     if variables_bytes % PAGE or not 0 <= variables_bytes <= firmware.gpa - (1 << 31):
         raise BadShape(f"a variable store of {variables_bytes:#x} bytes is not possible")
     guest = Guest(firmware=firmware, hashes=hashes, svsm=svsm, variables_bytes=variables_bytes)
     sections = read_sections(svsm or firmware, below=guest.svsm_gpa)
     guest = msgspec.structs.replace(guest, sections=sections)
+    for one in (firmware, svsm):
+        if one is not None and len(one.data) % PAGE:
+            raise BadFirmware(
+                f"the file has {len(one.data):#x} bytes, which is no multiple of 0x1000", place=one.name
+            )
     if hashes is not None:
         _check_hash_page(guest)
     return guest

@@ -16,8 +16,11 @@ Cost: two signatures made or checked.
 
 from __future__ import annotations
 
+import base64
+import binascii
 import hashlib
 import struct
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -31,6 +34,7 @@ from provenance.signers.remote_key import (
     sign_and_verify,
     verifies,
 )
+from provenance.strict import read_file
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
@@ -67,7 +71,7 @@ class BadIdBlock(UsageError):
     """An ID block, its authentication information, or a value that is to stand in them, is not one.
 
     The message names the field, its offset and its value.
-    Cure: make them as docs/reference/snp.md shows; other tools write the same binary form, often in base64.
+    Cure: make them with `rvp snp sign`; other tools write the same binary form, often in base64.
     """
 
     code = "RVP-5310"
@@ -259,6 +263,23 @@ def read_id_auth(data: bytes, *, name: str = "") -> IdAuth:
             f"the byte at {at:#x} is {data[at]:#04x}, it is reserved and must be zero", place=name
         )
     return auth
+
+
+def read_binary(path: Path, size_bytes: int) -> bytes:
+    """Read a file that holds so many bytes, or their base64 as QEMU takes it.
+
+    Raises:
+        NotReadable: RVP-1010. BadIdBlock: RVP-5310.
+    """
+    data = read_file(path, limit_bytes=1 << 16)
+    if len(data) == size_bytes:
+        return data
+    try:
+        return base64.b64decode(b"".join(data.split()), validate=True)
+    except binascii.Error as error:
+        raise BadIdBlock(
+            f"the file has {len(data)} bytes: neither {size_bytes}, nor base64 of them", place=str(path)
+        ) from error
 
 
 def signs(key: bytes, signature: bytes, data: bytes) -> bool:

@@ -75,10 +75,13 @@ def hash_kernel(kernel: Path, initrd: Path | None, cmdline: str | None) -> Kerne
     Raises:
         NotReadable: RVP-1010. BadCommandLine: RVP-5307.
     """
-    text = (cmdline or "").encode("utf-8", "surrogateescape")
+    try:
+        text = (cmdline or "").encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError as error:
+        raise BadCommandLine(f"the command line is no text: {error.reason}") from error
     if b"\0" in text or len(text) > MAX_CMDLINE:
         raise BadCommandLine(
-            f"the command line has {len(text)} bytes, {text.count(0)} of them NUL", hint="see `--cmdline`"
+            f"the command line has {len(text)} bytes, {text.count(0)} of them NUL", hint="give it without NUL"
         )
     return KernelHashes(
         kernel=_hash_file(kernel),

@@ -79,7 +79,9 @@ def measure_snp(path: Path, options: MeasureOptions) -> Measured:
     hashes = hash_kernel(machine.kernel, machine.initrd, machine.cmdline) if machine.kernel else None
     svsm = _read(machine.svsm, name=str(machine.svsm)) if machine.svsm else None
     guest = make_guest(firmware, hashes=hashes, svsm=svsm, variables_bytes=machine.variables_bytes)
-    digests = launch_digests(guest, shapes_of(machine))
+    shapes = shapes_of(machine)
+    found = launch_digests(guest, shapes)
+    digests = {shape: found[shape] for shape in shapes}  # in the order that was asked for
     subject = subject_of(firmware.data, options.name or path.name)
     owner = _Owner(machine)
     measurements = tuple(
@@ -274,7 +276,7 @@ def signature_checks(block: IdBlock, auth: IdAuth) -> tuple[Check, ...]:
                 expected=f"a signature of the {who}",
                 got=f"a signature of the {who}" if good else "one that does not verify",
                 source=_DIGEST_OF,
-                hint="" if good else "sign it again with `sign_id_block`; docs/reference/snp.md",
+                hint="" if good else "sign it again: rvp snp sign",
                 code="" if good else "RVP-5011",
             )
         )

@@ -25,11 +25,12 @@ from pipeline.measure.snp.guest import (
     launch_digests,
     make_guest,
 )
-from pipeline.measure.snp.kernel_hashes import hash_kernel
+from pipeline.measure.snp.kernel_hashes import BadCommandLine, hash_kernel
 from pipeline.measure.snp.launch_digest import PageType, fold, runs_of_log
 from pipeline.measure.snp.measurement import MachineUnstated, measure_snp
 from pipeline.measure.snp.save_area import UnknownVmm
 from pipeline.measure.snp.sev import sev_digest, sev_es_digest
+from provenance.strict import NotReadable
 from tests.fakes.ovmf import AMD_SEV, CPUID, KERNEL_HASHES, SEC_MEM, SECRETS, make_ovmf
 
 VMMS = {"qemu": VMMType.QEMU, "ec2": VMMType.ec2, "gce": VMMType.gce}
@@ -240,6 +241,18 @@ def test_what_says_nothing_together_is_refused(tmp_path: Path) -> None:
     (tmp_path / "svsm").write_bytes(make_ovmf(SVSM_SECTIONS, svsm_info=4))
     with pytest.raises(BadShape, match="SVSM"):
         _value(path, vcpus=(1,), vmms=("gce",), svsm=tmp_path / "svsm")
+
+
+@pytest.mark.parametrize("text", ["a\0b", "\0", "x" * 65537, "\ud800"])
+def test_a_command_line_that_no_vmm_could_pass_is_refused(text: str, tmp_path: Path) -> None:
+    (tmp_path / "k").write_bytes(b"kernel")
+    with pytest.raises(BadCommandLine):
+        hash_kernel(tmp_path / "k", None, text)
+
+
+def test_a_kernel_that_is_not_there_is_told(tmp_path: Path) -> None:
+    with pytest.raises(NotReadable, match="none"):
+        hash_kernel(tmp_path / "none", None, None)
 
 
 def test_a_signature_can_be_given_as_a_number() -> None:
