@@ -293,6 +293,16 @@ def tdvf(data: bytes) -> None:
     _measured(data, ".fd")
 
 
+def runtime_events(data: bytes) -> None:
+    """A list of runtime events: never anything but RvpError; every event has a digest of 48 bytes."""
+    from pipeline.measure.tdx.runtime_events import read_runtime_events
+
+    with only_our_errors():
+        for one in read_runtime_events(data, "x"):
+            assert one.digest is not None
+            assert len(one.digest) == 48
+
+
 def varstore(data: bytes) -> None:
     """Variables of a firmware: never anything but RvpError; what is read has names of its own."""
     from pipeline.measure.tdx.varstore import read_varstore
@@ -528,6 +538,12 @@ SEEDS: dict[str, list[bytes]] = {
     "event_log_json": _json_logs(),
     "register_values": _register_values(),
     "varstore": _varstores(),
+    "runtime_events": [
+        (
+            b'[[event]]\nconvention = "dstack"\nevent = "app-id"\npayload = "3763"\n'
+            b'[[event]]\nconvention = "digest"\ndigest = "abcd"\nlabel = "rootfs"\n'
+        )
+    ],
 }
 TARGETS: dict[str, Target] = {name: globals()[name] for name in SEEDS} | SGX_TARGETS | SNP_TARGETS
 SEEDS |= SGX_SEEDS | SNP_SEEDS

@@ -221,6 +221,11 @@ def _check(options: TdxOptions, tdvf: Tdvf) -> None:
             "the firmware is td-shim, which is not edk2; of it MRTD alone is computed",
             hint="leave --edk2 out",
         )
+    edk2 = GENERATIONS[options.edk2]
+    if options.acpi is not None and not edk2.acpi_events and not edk2.fw_cfg_events:
+        raise ContradictoryShape(
+            f"edk2-stable{options.edk2} measures nothing of what the VMM hands over", hint="leave --acpi out"
+        )
     if options.platform is None and GENERATIONS[options.edk2].differs_by_platform():
         raise ContradictoryShape(
             f"of edk2-stable{options.edk2} the builds differ, and the image does not say which it is",

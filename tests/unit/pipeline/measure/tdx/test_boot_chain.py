@@ -214,3 +214,19 @@ def test_rtmr1_of_debian_s_kernel_has_the_published_value(tmp_path: Path) -> Non
     assert value is not None
     assert value.hex().startswith("6be6a0662f5d4d90")
     assert fold(made["rtmr2"]) == bytes(48)  # a stub before 6.9
+
+
+@pytest.mark.parametrize(("stub", "again"), [("252.39", 1), ("258.1", 0)])
+def test_a_uki_brings_what_it_boots(stub: str, again: int) -> None:
+    inner = bzimage()
+    magic = f"#### LoaderInfo: systemd-stub {stub} ####\0".encode()
+    data = write_pe(((".sdmagic", magic), (".linux", inner), (".cmdline", b"quiet"), (".initrd", b"initrd")))
+    uki = Kernel(data=data)
+    found = digests(uki, "202411")
+    assert found["rtmr1"][0] == authenticode(data, "sha384").hex()
+    assert found["rtmr1"][2] == said(bytes(4))
+    assert found["rtmr1"].count(authenticode(inner, "sha384").hex()) == again
+    assert said("quiet\0".encode("utf-16-le")) in found["rtmr2"]
+    assert digests(uki, "202411", header_patch=True) == found  # QEMU leaves a UKI as it is
+    with pytest.raises(ContradictoryShape, match="is a UKI"):
+        digests(msgspec.structs.replace(uki, cmdline="quiet"), "202411")

@@ -298,6 +298,7 @@ def test_shapes_are_measured_in_one_run(tmp_path: Path, vectors: Path) -> None:
         TdxOptions(edk2="202001"),
         TdxOptions(edk2="202211"),
         TdxOptions(edk2="202505"),
+        TdxOptions(edk2="202202", acpi=Path("captured")),
         TdxOptions(vmm="xen"),
     ],
 )
