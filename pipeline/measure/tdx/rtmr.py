@@ -10,7 +10,7 @@ Source: Intel TDX module ABI 1.5, TDG.MR.RTMR.EXTEND; TCG PC Client Platform Fir
 
 Example:
     >>> fold((event(EV_SEPARATOR, bytes(4), "separator"),)).hex()[:8]
-    '5fcc9a7b'
+    '518923b0'
 """
 
 from __future__ import annotations
