@@ -35,6 +35,7 @@ from provenance.measurement_log import MeasurementLog
 from provenance.strict import NotReadable, convert, parse_json, read_file
 
 _HEX: Final = re.compile(r"[0-9a-fA-F]{64}")
+_JSON: Final = re.compile(rb"\s*(\{|\[\s*\{)")  # a manifest in TOML may begin with a bracket, too
 _MAX_JSON: Final = 64 << 20
 _ROW: Final = 16
 _ROWS: Final = 8
@@ -175,7 +176,7 @@ def side_of(operand: Operand) -> EnclaveSide:
     if _HEX.fullmatch(text) and not path.exists():
         return EnclaveSide(Side(name=text[:16] + "…", kind="digest", value=text.lower(), what="a bare value"))
     start = _start(path)
-    if start.lstrip()[:1] in {b"{", b"["} and (found := _json_side(path, text)) is not None:
+    if _JSON.match(start) and (found := _json_side(path, text)) is not None:
         return found
     if has_sigstruct_header(start):
         signed = Sigstruct(read_file(path, limit_bytes=4 * SIGSTRUCT_SIZE), name=text)

@@ -28,7 +28,9 @@ from pipeline.measure.sgx.hashing import hash_plainly, mrenclave
 from pipeline.measure.sgx.unsigned import lay_out_unsigned
 from provenance.errors import RvpError
 from tests.fakes.enclave_elf import enclave_elf
-from tests.fakes.open_enclave_elf import open_enclave_elf, properties
+from tests.fakes.images import file, layer, write_image
+from tests.fakes.libpal import libpal, manifest
+from tests.fakes.open_enclave_elf import ego_program, open_enclave_elf, properties
 from tests.fakes.sdk_elf import sdk_elf
 from tests.fakes.symbol_elf import READ, READ_EXECUTE, READ_WRITE, enclave, segment
 
@@ -310,3 +312,91 @@ def test_the_properties_of_an_open_enclave_file_are_changed(tmp_path: Path) -> N
     planted = lay_out(path, MeasureOptions(config=b"NumTCS=7\n"))[0].image
     found = explained(path, mrenclave(planted).hex())
     assert [one.change for one in found.hypotheses] == ["NumTCS 7 instead of the default"]
+
+
+# ---- Gramine, EGo, images --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "change"),
+    [
+        ("max_threads", 7, "max_threads 7 instead of 2"),
+        ("enclave_size", "16M", 'enclave_size "16M" instead of "8M"'),
+        ("enclave_size", "1G", 'enclave_size "1G" instead of "8M"'),
+        ("edmm_enable", True, "edmm_enable true instead of false"),
+        ("debug", True, "debug true instead of false"),
+    ],
+)
+def test_a_key_of_a_gramine_manifest_is_found(
+    tmp_path: Path, key: str, value: str | int, change: str
+) -> None:
+    (tmp_path / "libpal.so").write_bytes(libpal())
+    path, planted = tmp_path / "app.manifest.sgx", tmp_path / "planted.manifest.sgx"
+    path.write_bytes(manifest())
+    planted.write_bytes(manifest(**{key: value}))
+    found = explained(path, mrenclave(lay_out(planted)[0].image).hex())
+    assert [one.change for one in found.hypotheses] == [change]
+    assert not found.equal
+
+
+def test_another_release_of_gramine_is_found(tmp_path: Path) -> None:
+    (tmp_path / "libpal.so").write_bytes(libpal())
+    path = tmp_path / "app.manifest.sgx"
+    path.write_bytes(manifest())
+    other = lay_out(path, MeasureOptions(generation="1.4"))[0]
+    found = explained(path, mrenclave(other.image).hex())
+    assert [one.change.split(" instead")[0] for one in found.hypotheses] == ["Gramine 1.4"]
+
+
+def test_the_properties_of_an_ego_program_are_changed(tmp_path: Path) -> None:
+    runtime = open_enclave_elf(properties(), module_info=144, defined={"ert_reserved_tls": 0}, tbss=0x1100)
+    (tmp_path / "ego-enclave").write_bytes(runtime)
+    conf = b"Debug=1\nNumHeapPages=9\nNumStackPages=2\nNumTCS=2\nProductID=1\nSecurityVersion=1\n"
+    path = tmp_path / "hello"
+    path.write_bytes(ego_program(b'{"exe":"hello","heapSize":2}'))
+    laid_out = lay_out_unsigned(path, MeasureOptions(config=conf))
+    planted = conf.replace(b"NumTCS=2", b"NumTCS=5")
+    value = mrenclave(lay_out_unsigned(path, MeasureOptions(config=planted)).enclave.image)
+    found = explained(path, value.hex(), MeasureOptions(config=conf))
+    assert [one.change for one in found.hypotheses] == ["NumTCS 5 instead of 2"]
+    assert found.left.value == mrenclave(laid_out.enclave.image).hex()
+
+
+def _image(folder: Path, name: str, config: bytes, *more: tuple[str, bytes]) -> Path:
+    members = [file(name, config), *(file(*one) for one in more)]
+    return write_image(folder / f"{len(list(folder.iterdir()))}.tar", layer(*members))
+
+
+def test_enclaves_in_images_are_compared_on_both_sides(tmp_path: Path) -> None:
+    one = _image(tmp_path, "opt/e.so", packed())
+    other = _image(tmp_path, "opt/e.so", packed(heap="128KiB"))
+    (tmp_path / "a.so").write_bytes(packed())
+    for left, right in ((one, f"{other}!/opt/e.so"), (f"{one}!/opt/e.so", other), (tmp_path / "a.so", other)):
+        found = explained(left, right)
+        assert not found.equal
+        assert found.first is not None
+        heaps = [(row.left, row.right) for row in found.parameters if row.name == "heap_bytes"]
+        assert len(heaps) == 1
+        assert "64 KiB" in heaps[0][0]
+        assert "128 KiB" in heaps[0][1]
+    assert explained(f"{one}!/opt/e.so", tmp_path / "a.so").equal
+
+
+def test_changes_are_tried_on_enclaves_in_images(tmp_path: Path) -> None:
+    image = _image(tmp_path, "opt/e.so", packed())
+    found = explained(f"{image}!/opt/e.so", measure_packed(packed(heap="128KiB")).hex())
+    assert [one.change for one in found.hypotheses] == ['heap "131072B" instead of "65536B"']
+    (tmp_path / "libpal.so").write_bytes(libpal())
+    (tmp_path / "planted.manifest.sgx").write_bytes(manifest(max_threads=7))
+    value = mrenclave(lay_out(tmp_path / "planted.manifest.sgx")[0].image).hex()
+    where = ("usr/lib/x86_64-linux-gnu/gramine/sgx/libpal.so", libpal())
+    gramine = _image(tmp_path, "app/app.manifest.sgx", manifest(), where)
+    for operand in (gramine, f"{gramine}!/app/app.manifest.sgx"):
+        found = explained(operand, value)
+        assert [one.change for one in found.hypotheses] == ["max_threads 7 instead of 2"]
+    right = explain(
+        Operand(text=value), Operand(text=f"{gramine}!/app/app.manifest.sgx"), clock=time.monotonic
+    )
+    assert [(one.changed, one.change) for one in right.hypotheses] == [
+        ("right", "max_threads 7 instead of 2")
+    ]
