@@ -1,6 +1,6 @@
 """Small enclave files, truncated everywhere and with each byte flipped.
 
-What may come of a damaged file: our error, with its place; another value; a failed check. The value may only
+What may come of a damaged file: our error, with its place and the name of a field or table; another value; a failed check. The value may only
 stay the same when the byte is not measured, which an independent look at the file says.
 
 The normal run takes each byte of headers and tables and a stride elsewhere. `--full` takes every byte of these
@@ -10,6 +10,7 @@ files, and of the shared ones every byte of headers and tables and each 11th els
 from __future__ import annotations
 
 import os
+import re
 import signal
 import struct
 from collections.abc import Callable, Iterator
@@ -30,6 +31,20 @@ from tests.fakes.enclave_elf import enclave_elf
 from tests.fakes.libpal import libpal, manifest
 from tests.fakes.open_enclave_elf import MORE_NUMBERS, NUMBERS, number, open_enclave_elf, properties
 
+# What an error names, beside the file: the field, or the table, as the format calls it. A text has lines and keys.
+_UNKNOWN = r"the format is not known \(.*\)$"
+_ELF = r"field [ersp]\w*_\w+ of |ELF header|relocation table|[esprdtn]\w*_\w+(, \w+)*: |p_offset 0x"
+_TEXT = r"not TOML: |byte \d+ is not UTF-8|run\[\d+\]|`\w+`|^(sgx|loader|libos)\.\w+|^\w+(, \w+)*: "
+NAMES: dict[str, str] = {
+    "SDK file": rf"{_ELF}|field \w+(\[\d+\]\.\w+)? |layout table|program headers|layout entry|\.note\.sgxmeta",
+    "SGXS": r"EADD|EEXTEND|ECREATE|UNMEASRD|inside a (record|chunk)|where a page should begin",
+    "SIGSTRUCT": r"bytes, a SIGSTRUCT has 1808",
+    "Open Enclave file": rf"{_ELF}|(size|type): |symbol \w+",
+    "Gramine manifest": _TEXT,
+    "libpal.so": rf"{_ELF}|program headers|sgx\.\w+ ",
+    "page list": _TEXT,
+    "file of a page list": r"run\[\d+\]",
+}
 STRIDE = 61
 SHARED_STRIDE = int(os.environ.get("RVP_SWEEP_STRIDE", "11"))
 LONGEST_S = 20  # for one file of a few pages: a hang, not a slow machine
@@ -48,6 +63,7 @@ class Victim(msgspec.Struct, frozen=True):
         beside: files that lie beside it.
         measured: the file to measure, when that is one of those beside it.
         full_stride: of `--full`.
+        names: what a message must name: a row of NAMES.
     """
 
     data: bytes
@@ -57,6 +73,7 @@ class Victim(msgspec.Struct, frozen=True):
     beside: dict[str, bytes] = {}
     measured: str = ""
     full_stride: int = 1
+    names: str = ""
 
 
 def _loads(data: bytes) -> Ranges:
@@ -208,7 +225,12 @@ VICTIMS: dict[str, Callable[[], Victim]] = {
 def _shared(path: Path) -> Victim:
     data = path.read_bytes()
     found = sdk(data) if path.suffix == ".so" else Victim(data, everything(data), [], path.name)
-    return msgspec.structs.replace(found, full_stride=SHARED_STRIDE)
+    names = {".so": "SDK file", ".sgxs": "SGXS"}[path.suffix]
+    return msgspec.structs.replace(found, full_stride=SHARED_STRIDE, names=names)
+
+
+def _named(name: str, make: Callable[[], Victim]) -> Victim:
+    return msgspec.structs.replace(make(), names=name)
 
 
 class Swept:
@@ -236,7 +258,9 @@ class Swept:
             found = (measured.claims.get("mrenclave"), measured.claims.get("mrsigner"), failed)
         finally:
             signal.alarm(0)
-        assert isinstance(found, tuple) or found.place, found
+        if not isinstance(found, tuple):
+            assert self.measured.parent.name in found.place, found  # the file, not only where in it
+            assert re.search(rf"{NAMES[self.victim.names]}|{_UNKNOWN}", found.message), found
         return found
 
     def flip(self, at: int, mask: int) -> None:
@@ -272,7 +296,7 @@ def places(victim: Victim, stride: int) -> Iterator[int]:
 
 
 def every(*, full: bool) -> pytest.MarkDecorator:
-    found = list(VICTIMS.items())
+    found = [(name, partial(_named, name, make)) for name, make in VICTIMS.items()]
     shared = vectors_folder()
     if shared and full:
         files = sorted(shared.glob("sgx/*/*"))
@@ -295,6 +319,12 @@ def test_a_flipped_byte_is_seen_or_not_measured(swept: Swept) -> None:
 def test_a_truncated_file_is_refused_or_whole(swept: Swept) -> None:
     for size in sorted(places(swept.victim, STRIDE), reverse=True):
         swept.cut(size)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_message_that_names_nothing_is_found_out(name: str) -> None:
+    for message in ("the file is damaged", "0x10 bytes from 0x20 on, the file has 0x10", "at byte 0x10: bad"):
+        assert not re.search(rf"{NAMES[name]}|{_UNKNOWN}", message)
 
 
 @pytest.mark.full

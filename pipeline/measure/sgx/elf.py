@@ -138,7 +138,7 @@ class Elf:
         self.data = data
         self.name = name
         if bytes(data[:4]) != MAGIC:
-            raise BadElf("this is not an ELF file", place=name)
+            raise BadElf("field e_ident of the ELF header: this is not an ELF file", place=name)
         if len(data) < _EHDR.size:
             raise BadElf(f"the file ends inside the ELF header, after {len(data)} bytes", place=name)
         header = _EHDR.unpack_from(data)

@@ -172,8 +172,8 @@ def _checked_loads(elf: Elf) -> tuple[Segment, ...]:
             raise BadLibpal(message, place=elf.name)
 
     loads = tuple(one for one in elf.loads if one.memory_size)
-    need(bool(loads), "there are no loadable segments")
-    need(len(loads) == len(elf.loads), "a loadable segment is empty")
+    need(bool(loads), "program headers: there are no loadable segments")
+    need(len(loads) == len(elf.loads), "p_memsz: a loadable segment is empty")
     ranges = []
     for one in loads:
         need(

@@ -240,7 +240,10 @@ class LoadedImage:
         zeros = (bss.size, bss.align) if bss else (0, 1)
         for name, length, alignment in ((".tdata", size, align), (".tbss", *zeros)):
             if length and not (0 < alignment <= _MAX_TLS and length <= _MAX_TLS):
-                self.bad(f"{name} has {length:#x} bytes aligned to {alignment:#x}", self.elf.shoff)
+                self.bad(
+                    f"sh_size, sh_addralign: {name} has {length:#x} bytes aligned to {alignment:#x}",
+                    self.elf.shoff,
+                )
         return (address, size, align), zeros
 
     def tls_bytes(self, generation: Generation) -> int:

@@ -85,7 +85,7 @@ def sizes_of(
         + properties.threads * added * MEASURED_PAGE
     )
     if stream > _MAX_STREAM:
-        bad("bytes to hash", stream, _MAX_STREAM)
+        bad("num_heap_pages, num_stack_pages, num_tcs: bytes to hash", stream, _MAX_STREAM)
     return used, size
 
 

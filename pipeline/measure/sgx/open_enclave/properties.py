@@ -246,7 +246,9 @@ def read_properties(data: bytes, *, place: str = "") -> Properties:
         BadOpenEnclave: RVP-5030.
     """
     if len(data) < min(_FORMS):
-        raise BadOpenEnclave(f"{SECTION} has {len(data)} bytes, expected {min(_FORMS)} or more", place=place)
+        raise BadOpenEnclave(
+            f"sh_size: {SECTION} has {len(data)} bytes, expected {min(_FORMS)} or more", place=place
+        )
     size, kind = struct.unpack_from("<II", data)
     if size == _OLD_SIZE:
         raise BadOpenEnclave(

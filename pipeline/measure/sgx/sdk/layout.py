@@ -137,16 +137,20 @@ def _check_bounds(parts: Iterable[Pages], size: int, name: str) -> None:
     taken: list[tuple[int, int, str]] = []
     for run in parts:
         if run.address % PAGE:
-            raise BadSgxMetadata(f"{run.label} begins at {run.address:#x}, inside a page", place=name)
+            raise BadSgxMetadata(
+                f"{_table(run.label)}: {run.label} begins at {run.address:#x}, inside a page", place=name
+            )
         end = run.address + run.count * PAGE
         if end > size:
             raise BadSgxMetadata(
-                f"{run.label} ends at {end:#x}, beyond the enclave's size {size:#x}", place=name
+                f"{_table(run.label)}: {run.label} ends at {end:#x}, beyond the enclave's size {size:#x}",
+                place=name,
             )
         stream += run.count * (MEASURED_PAGE if run.is_measured else HEADER)
         if stream > _MAX_STREAM:
             raise BadSgxMetadata(
-                f"the enclave has more than {_MAX_STREAM:#x} bytes to hash, {run.label} among them",
+                f"{_table(run.label)}: the enclave has more than {_MAX_STREAM:#x} bytes to hash, {run.label} "
+                "among them",
                 place=name,
             )
         taken.append((run.address, end, run.label))
@@ -154,8 +158,14 @@ def _check_bounds(parts: Iterable[Pages], size: int, name: str) -> None:
     for (_, end, before), (start, _, label) in pairwise(taken):
         if start < end:
             raise BadSgxMetadata(
-                f"{label} at {start:#x} overlaps {before}, which ends at {end:#x}", place=name
+                f"{_table(label)}: {label} at {start:#x} overlaps {before}, which ends at {end:#x}",
+                place=name,
             )
+
+
+def _table(label: str) -> str:
+    """Name the table of the file that says where a run lies."""
+    return "program headers" if "segment" in label else "layout table"
 
 
 def _segments(elf: Elf, file: PatchedFile, record: Record, textrel: tuple[int, ...]) -> Iterator[Pages]:
@@ -189,7 +199,8 @@ def _module_pages(module: AppendedModule, elf: Elf, file: PatchedFile) -> Iterat
     for segment in elf.segments:
         if segment.kind == PT_TLS:
             raise BadSgxMetadata(
-                "the module has thread-local storage, which its loader cannot lay out", place=elf.name
+                "program headers: the module has thread-local storage, which its loader cannot lay out",
+                place=elf.name,
             )
     for segment in elf.loads:
         if not segment.memory_size:
@@ -332,8 +343,8 @@ def _entry_pages(entry: LayoutEntry, offset: int, label: str, name: str) -> Iter
         return  # a guard, or the switched-off part of a heap
     if entry.flags not in _FLAGS:
         raise BadSgxMetadata(
-            f"{label} has SECINFO flags {entry.flags:#x}: neither a TCS (0x100) nor a page with permissions "
-            "(0x200 to 0x207)",
+            f"field si_flags of the layout table: {label} has SECINFO flags {entry.flags:#x}: neither a TCS "
+            "(0x100) nor a page with permissions (0x200 to 0x207)",
             place=name,
         )
     address = entry.address + offset
@@ -345,7 +356,10 @@ def _entry_pages(entry: LayoutEntry, offset: int, label: str, name: str) -> Iter
                 content = b""
         else:
             if len(entry.content) > entry.page_count * PAGE:
-                raise BadSgxMetadata(f"{label} has more content than its pages hold", place=name)
+                raise BadSgxMetadata(
+                    f"field page_count of the layout table: {label} has more content than its pages hold",
+                    place=name,
+                )
             whole = max(1, -(-len(entry.content) // PAGE))
             content = bytes(entry.content).ljust(whole * PAGE, b"\0")
             yield Pages(address=address, count=whole, flags=entry.flags, content=content, label=label)
@@ -366,7 +380,9 @@ def _entry_pages(entry: LayoutEntry, offset: int, label: str, name: str) -> Iter
 def tcs_page(template: Bytes, address: int, name: str = "") -> bytes:
     """Write a TCS page: the template's offsets are relative to the TCS itself."""
     if len(template) < _TCS_TEMPLATE or len(template) > PAGE:
-        raise BadSgxMetadata(f"a TCS template of {len(template)} bytes", place=name)
+        raise BadSgxMetadata(
+            f"field content_size of the layout table: a TCS template of {len(template)} bytes", place=name
+        )
     page = bytearray(bytes(template).ljust(PAGE, b"\0"))
     for field in (_TCS_OSSA, _TCS_OFSBASE, _TCS_OGSBASE):
         value = struct.unpack_from("<Q", page, field)[0] + address

@@ -256,7 +256,7 @@ def read_metadata(elf: Elf) -> tuple[Record, ...]:
     _check_end(elf, offset, at, size)
     if not records:
         raise BadSgxMetadata(
-            "the enclave has not been laid out: its metadata is empty",
+            "the enclave has not been laid out: its metadata (section .note.sgxmeta) is empty",
             place=elf.name,
             hint="give --config: the configuration that it is signed with (Enclave.config.xml, enclave.toml)",
         )
