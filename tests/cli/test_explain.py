@@ -15,6 +15,7 @@ from pipeline.measure.sgx.freestanding.config import EnclaveConfig
 from pipeline.measure.sgx.freestanding.pack import measure_packed, pack_enclave
 from rvp import cli
 from tests.fakes.enclave_elf import enclave_elf
+from tests.fakes.images import file, layer, write_image
 from verifier.cli.terminal import run
 
 
@@ -39,6 +40,26 @@ def test_two_enclaves_that_differ_exit_12_with_the_cause(
 def test_equal_enclaves_exit_0(pair: tuple[Path, Path], capfd: pytest.CaptureFixture[str]) -> None:
     assert run(cli, ["explain", str(pair[0]), str(pair[0])]) == 0
     assert capfd.readouterr().out.startswith("equal: mrenclave ")
+
+
+def test_an_enclave_in_an_image_is_an_operand_on_either_side(
+    tmp_path: Path, pair: tuple[Path, Path], capfd: pytest.CaptureFixture[str]
+) -> None:
+    operands = [
+        f"{write_image(tmp_path / f'{path.stem}.tar', layer(file('opt/e.so', path.read_bytes())))}!/opt/e.so"
+        for path in pair
+    ]
+    for left, right in (operands, (operands[0], str(pair[1])), (str(pair[0]), operands[1])):
+        assert run(cli, ["explain", left, right]) == 12
+        out = capfd.readouterr().out
+        assert "heap-size: the configurations give the heap different sizes" in out
+        assert left in out
+        assert right in out
+    assert run(cli, ["explain", operands[0], str(pair[0])]) == 0
+    value = measure_packed(pair[1].read_bytes()).hex()
+    capfd.readouterr()
+    assert run(cli, ["explain", value, operands[0]]) == 12
+    assert 'heap "131072B" instead of "65536B"' in capfd.readouterr().out
 
 
 def test_json_is_one_document_of_its_schema(
