@@ -139,10 +139,12 @@ def new(settings: Settings, output: Path) -> None:
 
     public = output.with_suffix(".pub")
     if public == output:
-        raise click.UsageError(f"{output} is the name of a public key")
+        raise click.UsageError(
+            f"{output} is the name of the public half; name the private one {output.stem}.pem"
+        )
     for one in (output, public):
         if os.path.lexists(one):
-            raise click.UsageError(f"{one} exists; a key is never overwritten")
+            raise click.UsageError(f"{one} exists; a key is never overwritten: name another file")
     pem = new_key()
     write_file(output, pem, mode=0o600)
     write_file(public, public_pem(read_private_key(pem).public_key()))

@@ -44,6 +44,18 @@ def test_key_sign_pack_measure(room: Path) -> None:
     assert (room / "owner.sig").read_bytes() == first
 
 
+def test_a_new_key_overwrites_neither_itself_nor_another(
+    room: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert run(cli, ["sgx", "key", "new", "owner.pub"]) == 2
+    assert "owner.pem" in capfd.readouterr().err
+    (room / "owner.pub").write_text("of somebody else")
+    assert run(cli, ["sgx", "key", "new", "owner.pem"]) == 2
+    assert "owner.pub exists" in capfd.readouterr().err
+    assert not (room / "owner.pem").exists()
+    assert (room / "owner.pub").read_text() == "of somebody else"
+
+
 def test_an_sdk_enclave_is_signed_packed_and_measured_with_its_xml(
     room: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
