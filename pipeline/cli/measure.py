@@ -163,12 +163,21 @@ def tell_measured(
 
 def _split(what: tuple[str, ...]) -> tuple[str | None, Path]:
     match what:
+        case (tee,) if tee in _TEES and not Path(tee).exists():
+            raise click.UsageError(f"the file is missing: rvp measure {tee} FILE")
         case (path,):
             return None, Path(path)
+        case (path, tee) if tee in _TEES and path not in _TEES:
+            raise click.UsageError(f"the kind comes first: rvp measure {tee} {path}")
+        case (tee, path) if tee not in _TEES and Path(tee).exists():
+            raise click.UsageError(
+                f"one file at a time, here are {tee} and {path}; a SIGSTRUCT goes after --sigstruct, "
+                "a configuration after --config, libpal.so after --libpal"
+            )
         case (tee, path):
             return tee, Path(path)
         case _:
-            raise click.UsageError("one FILE, with its TEE before it if need be")
+            raise click.UsageError(f"one FILE, and before it perhaps its kind: {', '.join(_TEES)}")
 
 
 def write_logs(measured: Measured) -> bytes:

@@ -19,6 +19,7 @@ from typing import Final, cast
 
 import msgspec
 
+from pipeline.measure.file_kind import look
 from pipeline.measure.measured import Measured, MeasureOptions, OptionNotTaken
 from provenance.claims import Tee
 from provenance.errors import UsageError
@@ -318,13 +319,24 @@ def detect(path: Path, *, tee: str | None = None, options: MeasureOptions | None
     for one in FORMATS:
         if (tee is None or one.tee == tee) and one.recognises(head):
             return one
-    titles = "; ".join(one.title for one in FORMATS if tee is None or one.tee == tee)
-    what = (
-        f"{len(head.start)} bytes beginning {head.start[:8].hex()}"
-        if head.start
-        else "an empty file or folder"
+    raise _unknown(path, image, head, tee)
+
+
+def _unknown(path: Path, image: Path, head: Head, tee: str | None) -> UnknownFormat:
+    other = next((one for one in FORMATS if one.recognises(head)), None) if tee else None
+    if other is not None:
+        return UnknownFormat(
+            f"this is of another kind than {tee}: {other.title}", place=str(path), hint=f"rvp measure {path}"
+        )
+    found = look(image)
+    titles = (one.title.rstrip(")").split(" (") for one in FORMATS if tee is None or one.tee == tee)
+    kinds: dict[str, list[str]] = {}
+    for name, *of in titles:
+        kinds.setdefault(name, []).extend(of)
+    known = "; ".join(f"{name} ({', '.join(of)})" if of else name for name, of in kinds.items())
+    return UnknownFormat(
+        f"nothing here measures this: {found.what}", place=str(path), hint=found.hint or f"known: {known}"
     )
-    raise UnknownFormat(f"the format is not known ({what})", place=str(path), hint=f"known: {titles}")
 
 
 OPTIONS: Final = ("sigstruct", "config", "manifest", "libpal", "generation", "image")

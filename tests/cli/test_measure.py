@@ -62,6 +62,28 @@ def test_an_unknown_file_is_exit_2_and_says_what_is_known(
     assert "SGXS" in captured.err
 
 
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        (["sgx"], "rvp measure sgx FILE"),
+        (["a.sgxs", "sgx"], "rvp measure sgx a.sgxs"),
+        (["a.sgxs", "a.sig"], "--sigstruct"),
+        (["sgx", "a.sgxs", "a.sig"], "one FILE"),
+    ],
+)
+def test_operands_in_another_order_are_exit_2_and_say_the_right_one(
+    typed: list[str],
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.sgxs").write_bytes(stream())
+    assert run(cli, ["measure", *typed]) == 2
+    assert said in capfd.readouterr().err
+
+
 def test_a_missing_file_is_exit_2(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert run(cli, ["measure", str(tmp_path / "none")]) == 2
     assert "RVP-1010" in capfd.readouterr().err
