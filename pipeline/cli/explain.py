@@ -39,10 +39,29 @@ Examples:
 @click.option("--list", "list_all", is_flag=True, help="List all codes.")
 @click.option("--config", metavar="FILE", type=_FILE, help="Configuration of enclaves not signed yet; of A.")
 @click.option("--config-b", metavar="FILE", type=_FILE, help="The same of B; default: as of A.")
-@click.option("--generation", metavar="VERSION", default="", help="Of the SDK or of Gramine; of A.")
+@click.option(
+    "--generation",
+    metavar="VERSION",
+    default="",
+    help="The release whose rules are followed (SDK, Gramine, Open Enclave, EGo); of A.",
+)
 @click.option("--generation-b", metavar="VERSION", help="The same of B; default: as of A.")
-@click.option("--libpal", metavar="FILE", type=_FILE, help="Gramine's libpal.so; of A.")
-@click.option("--libpal-b", metavar="FILE", type=_FILE, help="The same of B; default: as of A.")
+@click.option(
+    "--libpal",
+    "--runtime",
+    "libpal",
+    metavar="FILE",
+    type=_FILE,
+    help="Gramine's libpal.so, EGo's ego-enclave; of A.",
+)
+@click.option(
+    "--libpal-b",
+    "--runtime-b",
+    "libpal_b",
+    metavar="FILE",
+    type=_FILE,
+    help="The same of B; default: as of A.",
+)
 @click.option("--symbols", metavar="FILE", type=_FILE, help="An unstripped file to name symbols from; of A.")
 @click.option("--symbols-b", metavar="FILE", type=_FILE, help="The same of B; default: as of A.")
 @click.option(

@@ -10,11 +10,12 @@ from typing import Any, Final
 import click
 import msgspec
 
+from pipeline.cli.sgx_options import GENERATION, read_config_file
 from pipeline.measure import Measured, MeasureOptions, detect, measure_file, require_passed
 from pipeline.measure.formats import FORMATS, require_taken
 from pipeline.measure.ovmf import has_sev_metadata
+from pipeline.measure.sgx.sigstruct_file import given_sigstruct
 from provenance.claims import Check, Measurement, Measurements, Tool
-from provenance.strict import read_file
 from provenance.version import version
 from verifier.cli.terminal import Settings, format_option, styled, write_file
 
@@ -59,7 +60,7 @@ class ByTee(click.Command):
     "--sigstruct",
     metavar="FILE",
     type=click.Path(path_type=Path),
-    help="SGX: a SIGSTRUCT that lies beside the enclave.",
+    help="SGX: the SIGSTRUCT, when it is not in the enclave's file.",
 )
 @click.option(
     "--config",
@@ -80,7 +81,7 @@ class ByTee(click.Command):
     "--generation",
     metavar="VERSION",
     default="",
-    help="SGX: of the SDK, of Gramine, of Open Enclave; default: as seen, or newest.",
+    help=f"SGX: {GENERATION[0].lower()}{GENERATION[1:]}",
 )
 @click.option(
     "--image", metavar="NAME", default="", help="SGX in an image: which one, when there are several."
@@ -114,9 +115,9 @@ def measure(
     """
     tee, path = _split(what)
     options = MeasureOptions(
-        sigstruct=None if sigstruct is None else read_file(sigstruct, limit_bytes=1 << 16),
+        sigstruct=None if sigstruct is None else given_sigstruct(sigstruct),
         sigstruct_name="" if sigstruct is None else str(sigstruct),
-        config=None if config is None else read_file(config, limit_bytes=1 << 20),
+        config=None if config is None else read_config_file(config),
         config_name="" if config is None else str(config),
         manifest=manifest,
         libpal=libpal,
@@ -215,7 +216,7 @@ def measurement_lines(measurement: Measurement, title: str) -> list[str]:
         word = styled(check.status)
         if check.status == "failed":
             lines += [
-                f"  {word}  {check.id}",
+                f"  {word}   {check.id}",
                 f"              expected  {check.expected}",
                 f"              got       {check.got}",
             ]

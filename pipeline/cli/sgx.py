@@ -7,16 +7,17 @@ from pathlib import Path
 
 import click
 
-from pipeline.cli.sgx_options import DATE, FILE, OUT, SMALL, enclave_options, key_options, owner_key
+from pipeline.cli.sgx_options import DATE, FILE, OUT, enclave_options, key_options, owner_key, written_lines
 from pipeline.cli.sgx_show import show, verify
 from pipeline.cli.sgx_sign import assemble, dated, digest, sign, warned
 from pipeline.measure.measured import MeasureOptions
 from pipeline.measure.sgx.enclave import lay_out
 from pipeline.measure.sgx.hashing import write_stream
 from pipeline.measure.sgx.sgxs import pages_rise
-from pipeline.measure.sgx.sigstruct import Sigstruct
+from pipeline.measure.sgx.sigstruct import Sigstruct, SigstructNotVerified
+from pipeline.measure.sgx.sigstruct_file import given_sigstruct
 from pipeline.measure.sgx.unsigned import lay_out_unsigned
-from provenance.strict import read_file
+from provenance.errors import MachineRefused
 from verifier.cli.terminal import Settings, write_file
 
 
@@ -36,16 +37,21 @@ def sgx() -> None:
     "  rvp sgx pack enclave.so --config enclave.toml --sigstruct owner.sig -o enclave.signed.so\n"
     "  rvp sgx pack enclave.so --config enclave.toml --key owner.pem --date 2026-02-04 -o enclave.signed.so"
 )
-@click.argument("elf", type=FILE)
+@click.argument("enclave", type=FILE)
 @enclave_options
-@click.option("--sigstruct", metavar="FILE", type=FILE, help="The owner's SIGSTRUCT to graft.")
+@click.option(
+    "--sigstruct",
+    metavar="FILE",
+    type=FILE,
+    help="The owner's SIGSTRUCT to put in: its file, or a signed enclave that has it.",
+)
 @key_options(required=False)
 @DATE
 @OUT
 @click.pass_obj
 def pack(
     settings: Settings,
-    elf: Path,
+    enclave: Path,
     options: MeasureOptions,
     sigstruct: Path | None,
     key_uri: str | None,
@@ -54,55 +60,67 @@ def pack(
     date: str | None,
     output: Path,
 ) -> None:
-    """Lay out an enclave, and graft its owner's SIGSTRUCT.
+    """Lay out an enclave, and put its owner's SIGSTRUCT in.
 
-    With --key it is signed at once; a rebuilder has no key and grafts what the owner signed.
+    With --key it is signed at once. A rebuilder has no key and puts in what the owner signed; it is refused
+    (exit code 12) when it signs another enclave or other fields. With neither, the file is laid out unsigned.
     """
     if key_uri is not None and sigstruct is not None:
         raise click.UsageError("--sigstruct and --key exclude each other")
-    unsigned = warned(settings, lay_out_unsigned(elf, options))
+    unsigned = warned(settings, lay_out_unsigned(enclave, options))
     signed = None
     if sigstruct is not None:
-        signed = Sigstruct(read_file(sigstruct, limit_bytes=SMALL), name=str(sigstruct))
+        signed = Sigstruct(given_sigstruct(sigstruct), name=str(sigstruct))
     elif key_uri is not None:
         from pipeline.measure.sgx.signer import sign_enclave
 
         signed = sign_enclave(dated(unsigned, date), owner_key(key_uri, public_key, passphrase_fd))
     write_file(output, unsigned.write(signed))
-    state = "not signed" if signed is None else "signed"
-    settings.say(f"{output}: mrenclave {unsigned.fields.mrenclave.hex()}, {state}")
+    what = "enclave, not signed" if signed is None else "signed enclave"
+    settings.say(written_lines(output, what, unsigned.fields.mrenclave, signed))
 
 
 @sgx.command("to-sgxs", epilog="\b\nExample:\n  rvp sgx to-sgxs enclave.signed.so -o enclave.sgxs")
-@click.argument("elf", type=FILE)
+@click.argument("enclave", metavar="ENCLAVE", type=FILE)
 @enclave_options
-@click.option("--sigstruct", metavar="FILE", type=FILE, help="Also write the SIGSTRUCT to this file.")
+@click.option("--write-sigstruct", metavar="FILE", type=FILE, help="Also write the SIGSTRUCT, to this file.")
 @OUT
 @click.pass_obj
 def to_sgxs(
-    settings: Settings, elf: Path, options: MeasureOptions, sigstruct: Path | None, output: Path
+    settings: Settings, enclave: Path, options: MeasureOptions, write_sigstruct: Path | None, output: Path
 ) -> None:
     """Write an enclave as an SGXS stream.
 
     These are the very bytes that MRENCLAVE is the SHA-256 of. A loader that does not add its pages from the
     lowest up (Gramine) gives a stream that is not canonical, which readers refuse: `rvp sgx pages` is for it.
     """
-    enclave = lay_out(elf, options)[0]
+    found = lay_out(enclave, options)[0]
+    signed = None if found.sigstruct is None or found.sigstruct.is_empty else found.sigstruct
+    if write_sigstruct is not None and signed is None:
+        raise SigstructNotVerified(
+            "the enclave is not signed", place=str(enclave), hint="leave --write-sigstruct out"
+        )
     temporary = output.with_name(f".{output.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("xb") as stream:
-            write_stream(enclave.image, stream.write)
+            write_stream(found.image, stream.write)
         temporary.replace(output)
+    except OSError as error:
+        raise MachineRefused(
+            f"cannot write the file: {error.strerror}",
+            place=str(output),
+            hint="name a folder that exists and is yours",
+        ) from error
     finally:
         temporary.unlink(missing_ok=True)
-    if sigstruct is not None and enclave.sigstruct is not None and not enclave.sigstruct.is_empty:
-        write_file(sigstruct, enclave.sigstruct.raw)
+    if write_sigstruct is not None and signed is not None:
+        write_file(write_sigstruct, signed.raw)
     settings.say(f"{output}: {output.stat().st_size} bytes")
-    if not pages_rise(enclave.image):
+    if not pages_rise(found.image):
         settings.say(
-            f"  not canonical: {enclave.layout} does not add its pages from the lowest up. The bytes hash to "
+            f"  not canonical: {found.layout} does not add its pages from the lowest up. The bytes hash to "
             "MRENCLAVE,\n  but readers of SGXS refuse them, `rvp measure` too. A page list keeps the order:\n"
-            f"  rvp sgx pages {elf} -o list.toml"
+            f"  rvp sgx pages {enclave} -o list.toml"
         )
 
 

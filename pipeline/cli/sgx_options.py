@@ -11,12 +11,15 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
+from pipeline.measure.file_kind import seen
+from pipeline.measure.formats import UnknownFormat
 from pipeline.measure.measured import MeasureOptions
 from provenance.strict import read_file
 from verifier.cli.passphrase import passphrase_from, passphrase_option
 from verifier.cli.terminal import styled
 
 if TYPE_CHECKING:
+    from pipeline.measure.sgx.sigstruct import Sigstruct
     from pipeline.measure.sgx.sigstruct_fields import Change, Field
     from provenance.claims import Check
     from provenance.signers.remote_key import RemoteKey
@@ -27,7 +30,10 @@ FILE: Final = click.Path(path_type=Path)
 SMALL: Final = 1 << 20
 _SHOWN_BYTES: Final = 32
 
-OUT = click.option("-o", "--output", metavar="FILE", type=FILE, required=True, help="What to write.")
+GENERATION: Final = (
+    "The release whose rules lay it out (SDK, Gramine, Open Enclave, EGo); default: as seen, or newest."
+)
+OUT = click.option("-o", "--output", metavar="FILE", type=FILE, required=True, help="The file to write.")
 DATE = click.option(
     "--date", metavar="YYYY-MM-DD", help="The date in the SIGSTRUCT; default: SOURCE_DATE_EPOCH."
 )
@@ -44,7 +50,8 @@ def enclave_options(command: Callable[..., None]) -> Callable[..., None]:
         "config_file",
         metavar="FILE",
         type=FILE,
-        help="The configuration: enclave.toml, the SDK's XML, Open Enclave's .conf; none of Gramine.",
+        help="The configuration: enclave.toml, the SDK's XML, Open Enclave's .conf, EGo's enclave.json; "
+        "Gramine has none.",
     )
     @click.option(
         "--libpal",
@@ -58,13 +65,13 @@ def enclave_options(command: Callable[..., None]) -> Callable[..., None]:
         "--generation",
         metavar="VERSION",
         default="",
-        help="Of the SDK or of Gramine; default: as seen, or newest.",
+        help=GENERATION,
     )
     @functools.wraps(command)
     def wrapped(
         *arguments: object, config_file: Path | None, libpal: Path | None, generation: str, **others: object
     ) -> None:
-        data = None if config_file is None else read_file(config_file, limit_bytes=SMALL)
+        data = None if config_file is None else read_config_file(config_file)
         name = "" if config_file is None else str(config_file)
         options = MeasureOptions(
             config=data, config_name=name, libpal=libpal, generation=generation, with_log=False
@@ -72,6 +79,23 @@ def enclave_options(command: Callable[..., None]) -> Callable[..., None]:
         command(*arguments, options=options, **others)
 
     return wrapped
+
+
+def read_config_file(path: Path) -> bytes:
+    """Read a configuration.
+
+    Raises:
+        UnknownFormat: RVP-5000, for what cannot be one. NotReadable: RVP-1010.
+    """
+    data = read_file(path, limit_bytes=SMALL)
+    found = seen(data[:4096], len(data)).what
+    if b"\0" in data[:4096] or "key" in found:
+        raise UnknownFormat(
+            f"this is no configuration: {found}",
+            place=str(path),
+            hint="in this order: ENCLAVE --config CONFIGURATION",
+        )
+    return data
 
 
 def key_options(*, required: bool) -> Callable[[Decorated], Decorated]:
@@ -118,10 +142,18 @@ def signing_date(text: str | None) -> tuple[int, int, int]:
         elif epoch is not None:
             day = dt.datetime.fromtimestamp(int(epoch), dt.UTC).date()
         else:
-            raise click.UsageError("a SIGSTRUCT has a date: give --date or SOURCE_DATE_EPOCH")
+            raise click.UsageError("a SIGSTRUCT has a date: give --date YYYY-MM-DD, or set SOURCE_DATE_EPOCH")
     except (ValueError, OverflowError, OSError) as error:
-        raise click.UsageError(f"not a date: {error}") from error
+        source = f"--date {text}" if text is not None else f"SOURCE_DATE_EPOCH={epoch}"
+        wanted = "a day, as 2026-02-04" if text is not None else "seconds since 1970"
+        raise click.UsageError(f"{source}: expected {wanted}") from error
     return day.year, day.month, day.day
+
+
+def written_lines(output: Path, what: str, mrenclave: bytes, signed: Sigstruct | None) -> str:
+    """Say what was written, and the values that a verifier will see."""
+    lines = [f"{output}: {what}", f"  mrenclave  {mrenclave.hex()}"]
+    return "\n".join([*lines, f"  mrsigner   {signed.mrsigner.hex()}"] if signed is not None else lines)
 
 
 def field_lines(fields: Iterable[Field]) -> list[str]:
@@ -162,7 +194,7 @@ def check_lines(checks: Iterable[Check]) -> list[str]:
     for check in checks:
         if check.status == "failed":
             lines += [
-                f"  {styled(check.status)}  {check.id}",
+                f"  {styled(check.status)}   {check.id}",
                 f"              expected  {check.expected}",
                 f"              got       {check.got}",
             ]

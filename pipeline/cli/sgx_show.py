@@ -23,7 +23,7 @@ from pipeline.measure.sgx.sigstruct_fields import (
     fields_of,
     mrsigner_check,
 )
-from pipeline.measure.sgx.sigstruct_file import read_sigstruct, read_stated
+from pipeline.measure.sgx.sigstruct_file import given_sigstruct, read_sigstruct, read_stated
 from provenance.claims import Measurements, Tool
 from provenance.digest import sha256
 from provenance.strict import read_file
@@ -69,9 +69,16 @@ def show(settings: Settings, file: Path, output_format: str) -> None:
     "  rvp sgx verify enclave.so --config enclave.toml --sigstruct owner.sig --mrsigner HEX"
 )
 @click.argument("enclave", type=FILE)
-@click.option("--sigstruct", metavar="FILE", type=FILE, help="A SIGSTRUCT that lies beside the enclave.")
+@click.option(
+    "--sigstruct", metavar="FILE", type=FILE, help="The SIGSTRUCT, when it is not in the enclave's file."
+)
 @enclave_options
-@click.option("--public-key", metavar="FILE", type=FILE, help="Whose signature it must be.")
+@click.option(
+    "--public-key",
+    metavar="FILE",
+    type=FILE,
+    help="Whose signature it must be: a public key or a certificate.",
+)
 @click.option("--mrsigner", metavar="HEX", help="Whose signature it must be: SHA-256 of the modulus.")
 @format_option()
 @click.pass_obj
@@ -93,7 +100,7 @@ def verify(
     wanted = _mrsigner(public_key, mrsigner)
     if sigstruct is not None:
         options = msgspec.structs.replace(
-            options, sigstruct=read_file(sigstruct, limit_bytes=SMALL), sigstruct_name=str(sigstruct)
+            options, sigstruct=given_sigstruct(sigstruct), sigstruct_name=str(sigstruct)
         )
     signed = read_sigstruct(enclave, options)
     measurements = measure_file(enclave, tee="sgx", options=options).measurements

@@ -20,6 +20,7 @@ from pipeline.cli.sgx_options import (
     key_options,
     owner_key,
     signing_date,
+    written_lines,
 )
 from pipeline.measure.measured import MeasureOptions
 from pipeline.measure.sgx.sigstruct import Sigstruct, SigstructFields, to_be_signed
@@ -67,7 +68,7 @@ def sign(
     write_file(output, signed.raw)
     if previous is not None:
         settings.say("\n".join(change_lines(found, previous)))
-    settings.say(_said(output, signed))
+    settings.say(written_lines(output, "SIGSTRUCT", signed.mrenclave, signed))
 
 
 @click.command(
@@ -174,12 +175,14 @@ def assemble(
         read_file(tbs, limit_bytes=SMALL),
         read_public_key(read_file(public_key, limit_bytes=SMALL), name=str(public_key)),
         read_signature(read_file(signature, limit_bytes=SMALL), name=str(signature)),
+        name=str(tbs),
     )
     data = signed.raw
     if into is not None:
         data = warned(settings, lay_out_unsigned(into, options)).write(signed)
     write_file(output, data)
-    settings.say(_said(output, signed))
+    what = "SIGSTRUCT" if into is None else "signed enclave"
+    settings.say(written_lines(output, what, signed.mrenclave, signed))
 
 
 def warned(settings: Settings, unsigned: Unsigned) -> Unsigned:
@@ -199,7 +202,3 @@ def _since(previous: Path | None, stated: Sigstruct) -> tuple[Change, ...]:
     from pipeline.measure.sgx.sigstruct_file import read_sigstruct
 
     return () if previous is None else changes(read_sigstruct(previous), stated)
-
-
-def _said(output: Path, signed: Sigstruct) -> str:
-    return f"{output}: mrenclave {signed.mrenclave.hex()}\n  mrsigner  {signed.mrsigner.hex()}"

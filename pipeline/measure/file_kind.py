@@ -81,10 +81,7 @@ def _elf(start: bytes) -> Seen:
         return Seen("a 32-bit ELF file", "enclaves are measured when they are for x86-64")
     if len(start) >= 20 and int.from_bytes(start[18:20], "little") != _X86_64:
         return Seen("an ELF file for another processor", "enclaves are for x86-64")
-    return Seen(
-        "an ELF file without an enclave's section (.note.sgxmeta of Intel's SDK, .oeinfo of Open Enclave)",
-        _ELF_HINT,
-    )
+    return Seen("an ELF file", _ELF_HINT)
 
 
 def _signed(size_bytes: int) -> Seen:

@@ -28,6 +28,7 @@ from provenance.strict import NotReadable, read_file
 _HEAD_BYTES: Final = 4096
 _CONTROLS: Final = re.compile(rb"[\x00-\x08\x0e-\x1f]")
 _INSIDE: Final = "!/"
+_NO_SECTION: Final = " without an enclave's section (.note.sgxmeta of Intel's SDK, .oeinfo of Open Enclave)"
 
 # What people call these formats, where a TEE is asked for.
 _CALLED: Final = {"uki": "tpm", "eif": "nitro"}
@@ -329,13 +330,14 @@ def _unknown(path: Path, image: Path, head: Head, tee: str | None) -> UnknownFor
             f"this is of another kind than {tee}: {other.title}", place=str(path), hint=f"rvp measure {path}"
         )
     found = look(image)
+    what = f"{found.what}{_NO_SECTION if found.what == 'an ELF file' else ''}"
     titles = (one.title.rstrip(")").split(" (") for one in FORMATS if tee is None or one.tee == tee)
     kinds: dict[str, list[str]] = {}
     for name, *of in titles:
         kinds.setdefault(name, []).extend(of)
     known = "; ".join(f"{name} ({', '.join(of)})" if of else name for name, of in kinds.items())
     return UnknownFormat(
-        f"nothing here measures this: {found.what}", place=str(path), hint=found.hint or f"known: {known}"
+        f"nothing here measures this: {what}", place=str(path), hint=found.hint or f"known: {known}"
     )
 
 

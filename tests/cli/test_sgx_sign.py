@@ -417,7 +417,7 @@ def test_the_sigstruct_of_a_signed_enclave_is_shown(
 ) -> None:
     signed = put_owner(room, owner)
     run(cli, ["sgx", "pack", *ENCLAVE, "--key", "owner.pem", "-o", "signed.so"])
-    run(cli, ["sgx", "to-sgxs", "signed.so", "--sigstruct", "e.sig", "-o", "e.sgxs"])
+    run(cli, ["sgx", "to-sgxs", "signed.so", "--write-sigstruct", "e.sig", "-o", "e.sgxs"])
     for name in ("signed.so", "e.sgxs"):
         capfd.readouterr()
         assert run(cli, ["sgx", "show", name, "--format", "json"]) == 0

@@ -121,7 +121,8 @@ def map_file(path: Path) -> memoryview:
                 return memoryview(b"")
             return memoryview(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ))
     except (OSError, ValueError) as error:
-        raise NotReadable(f"cannot read the file: {error}", place=str(path), hint="check the path") from error
+        why = (error.strerror if isinstance(error, OSError) else "") or error
+        raise NotReadable(f"cannot read the file: {why}", place=str(path), hint="check the path") from error
 
 
 class Elf:

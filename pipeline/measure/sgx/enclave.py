@@ -78,7 +78,9 @@ def lay_out(path: Path, options: MeasureOptions | None = None) -> tuple[Enclave,
 
     found = detect(path, tee="sgx", options=options)
     if not found.lay_out:
-        raise UnknownFormat(f"this is {found.title}, which has no pages", place=str(path))
+        raise UnknownFormat(
+            f"this has no pages: {found.title}", place=str(path), hint="name the enclave; rvp sgx show FILE"
+        )
     require_taken(found, options or MeasureOptions(), path)
     module, _, function = found.lay_out.partition(":")
     reader = cast(
@@ -131,7 +133,7 @@ def measure_enclave(path: Path, options: MeasureOptions) -> Measured:
     checks += first.checks
     measurement = msgspec.structs.replace(
         enclave_measurement(subject, values[0], signed, tuple(checks), first.policy_inputs),
-        layout=", ".join(one.layout for one in enclaves),
+        layout=_layouts(enclaves),
     )
     return Measured(measurements=(measurement,), logs=logs)
 
@@ -167,5 +169,13 @@ def _agreement(enclaves: tuple[Enclave, ...], values: tuple[bytes, ...]) -> Chec
         id="metadata-records-agree",
         status="passed",
         expected="one value",
-        got=", ".join(one.layout for one in enclaves),
+        got=_layouts(enclaves),
     )
+
+
+def _layouts(enclaves: tuple[Enclave, ...]) -> str:
+    """Name all layouts; what they have in common is said once: `SDK metadata 2.4, 2.1, 1.4`."""
+    first, *others = (one.layout for one in enclaves)
+    head = first.rpartition(" ")[0]
+    same = head and all(one.rpartition(" ")[0] == head for one in others)
+    return ", ".join((first, *(one.rpartition(" ")[2] if same else one for one in others)))

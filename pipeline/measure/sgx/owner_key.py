@@ -15,9 +15,11 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
 
+from pipeline.measure.file_kind import seen
 from pipeline.measure.sgx.sigstruct import EXPONENT, KEY_BITS, BadEnclaveKey
 from provenance.signers.key_file import PassphraseMissing, PassphraseWrong
 from provenance.signers.remote_key import (
+    REMOTE_KEYS,
     KeyUnsuitable,
     RemoteKey,
     Scheme,
@@ -78,6 +80,13 @@ def open_owner_key(uri: str, *, secret: Secret = no_secret, public_key: bytes | 
         check_enclave_key(key, hint=_ELSEWHERE)
         return key
     path = Path(uri.removeprefix("file:"))
+    scheme, colon, _ = uri.partition(":")
+    if colon and scheme != "file" and not path.exists():
+        raise BadEnclaveKey(
+            f"neither a file nor a kind of key that is known: {scheme}:",
+            place=without_secrets(uri),
+            hint=f"the path of a PEM file, {', '.join(f'{one}:' for one in REMOTE_KEYS)}",
+        )
     pem = read_file(path, limit_bytes=_MAX_BYTES)
     found = read_private_key(pem, secret=secret, name=without_secrets(uri))
     if public_key is not None and read_public_key(public_key).public_numbers() != (
@@ -135,7 +144,9 @@ def read_private_key(pem: bytes, *, secret: Secret = no_secret, name: str = "") 
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
         if encrypted and not isinstance(error, UnsupportedAlgorithm):
             raise PassphraseWrong("the passphrase does not open the key", place=name) from error
-        raise BadEnclaveKey("not a private key in PEM", place=name, hint=_HINT) from error
+        raise BadEnclaveKey(
+            f"not a private key in PEM; this is {seen(pem, len(pem)).what}", place=name, hint=_HINT
+        ) from error
     if not isinstance(key, rsa.RSAPrivateKey):
         raise BadEnclaveKey("not an RSA key", place=name, hint=_HINT)
     _check(key.public_key(), name, _HINT)
@@ -151,6 +162,12 @@ def read_public_key(pem: bytes, *, name: str = "") -> rsa.RSAPublicKey:
     try:
         key = read_public(pem[:_MAX_BYTES], name=name)
     except KeyUnsuitable as error:
+        if b"PRIVATE KEY-----" in pem:
+            raise BadEnclaveKey(
+                "this is a private key, its public half is wanted",
+                place=name,
+                hint="openssl pkey -in PRIVATE -pubout -out PUBLIC",
+            ) from error
         raise BadEnclaveKey(error.message, place=name, hint=_HINT) from error
     if not isinstance(key, rsa.RSAPublicKey):
         raise BadEnclaveKey("not an RSA key", place=name, hint=_HINT)

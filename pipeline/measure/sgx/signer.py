@@ -19,6 +19,7 @@ import binascii
 import re
 from typing import TYPE_CHECKING, Final
 
+from pipeline.measure.file_kind import seen
 from pipeline.measure.sgx.sigstruct import (
     KEY_BYTES,
     BadSigstruct,
@@ -66,6 +67,10 @@ def read_signature(data: bytes, *, name: str = "") -> bytes:
             return base64.b64decode(text, validate=True)
     except (ValueError, binascii.Error):
         pass
+    found = seen(data, len(data)).what
     raise BadSigstruct(
-        f"a signature of {len(data)} bytes, expected {KEY_BYTES}, or these in hex or base64", place=name
+        f"no signature of {KEY_BYTES} bytes, nor these in hex or base64; this is {found}",
+        place=name,
+        hint="--signature takes what the key gave back: "
+        "`openssl dgst -sha256 -sign owner.pem -out FILE owner.tbs`",
     )

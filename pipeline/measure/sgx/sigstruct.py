@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from pipeline.measure.file_kind import seen
 from provenance.claims import Check, ClaimValue
 from provenance.errors import MeasurementMismatch, SignatureFailure, UsageError
 
@@ -122,7 +123,10 @@ class Sigstruct:
             BadSigstruct: RVP-5004 for another size.
         """
         if len(raw) != SIGSTRUCT_SIZE:
-            raise BadSigstruct(f"{len(raw)} bytes, a SIGSTRUCT has {SIGSTRUCT_SIZE}", place=name)
+            found = seen(raw[:4096], len(raw))
+            raise BadSigstruct(
+                f"{len(raw)} bytes, a SIGSTRUCT has {SIGSTRUCT_SIZE}; this is {found.what}", place=name
+            )
         self.raw = raw
 
     @property
@@ -317,13 +321,14 @@ def _quotients(signature: int, modulus: int) -> tuple[int, int]:
     return q1, signature * rest // modulus
 
 
-def assemble(tbs: bytes, public_key: RSAPublicKey, signature: bytes) -> Sigstruct:
+def assemble(tbs: bytes, public_key: RSAPublicKey, signature: bytes, *, name: str = "") -> Sigstruct:
     """Put a signature that was made elsewhere (a key in hardware, a key ceremony) into a SIGSTRUCT.
 
     Args:
         tbs: the 256 bytes that were signed.
         public_key: RSA-3072 with e = 3.
         signature: 384 bytes, big-endian, as `openssl dgst -sha256 -sign` writes it.
+        name: what to call the 256 bytes in an error, usually their path.
 
     Raises:
         BadSigstruct: RVP-5004 for other sizes. BadEnclaveKey: RVP-5006.
@@ -334,7 +339,9 @@ def assemble(tbs: bytes, public_key: RSAPublicKey, signature: bytes) -> Sigstruc
         raise BadEnclaveKey(f"RSA with {public_key.key_size} bits and e = {numbers.e}")
     if len(tbs) != TBS_SIZE or not has_sigstruct_header(tbs):
         raise BadSigstruct(
-            f"{len(tbs)} bytes to be signed, expected the {TBS_SIZE} that `rvp sgx digest` writes"
+            f"not the {TBS_SIZE} bytes that are to be signed; this is {seen(tbs[:4096], len(tbs)).what}",
+            place=name,
+            hint="`rvp sgx digest` writes them; the signature goes after --signature",
         )
     if len(signature) != KEY_BYTES:
         raise BadSigstruct(f"a signature of {len(signature)} bytes, expected {KEY_BYTES}")
@@ -344,6 +351,7 @@ def assemble(tbs: bytes, public_key: RSAPublicKey, signature: bytes) -> Sigstruc
         little = reversed_value < numbers.n and pow(reversed_value, EXPONENT, numbers.n) == _encoded(tbs)
         raise SigstructNotVerified(
             "the signature does not verify with this key over these bytes",
+            place=name,
             hint="its bytes are in little-endian order: reverse them" if little else "",
         )
     q1, q2 = _quotients(value, numbers.n)

@@ -132,7 +132,7 @@ def _free(mask: int, bits: int, names: Mapping[int, str]) -> str:
         return "all bits are required as signed"
     if others:
         named.append(f"{others} reserved bit{'s' if others > 1 else ''}")
-    return f"the host chooses {' '.join(named)}"
+    return f"the host chooses {', '.join(named)}"
 
 
 def _bits(names: Mapping[int, str]) -> Words:

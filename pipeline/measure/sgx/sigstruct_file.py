@@ -79,12 +79,31 @@ def read_stated(path: Path) -> tuple[Sigstruct, bool]:
     Raises:
         As `read_sigstruct`.
     """
+    from pipeline.measure.sgx.elf import Elf, map_file
+    from pipeline.measure.sgx.sdk.metadata import is_laid_out
+    from pipeline.measure.sgx.sdk.sign import is_sdk_enclave
+
     start = _start(path)
+    if start.startswith(b"\x7fELF") and is_sdk_enclave(path) and not is_laid_out(Elf(map_file(path))):
+        raise SigstructNotVerified(
+            "the enclave is not signed", place=str(path), hint="`rvp sgx digest` shows what would be signed"
+        )
     if len(start) == TBS_SIZE and has_sigstruct_header(start) and path.stat().st_size == TBS_SIZE:
         from pipeline.measure.sgx.sigstruct_fields import of_tbs
 
         return of_tbs(start, name=str(path)), False
     return read_sigstruct(path), True
+
+
+def given_sigstruct(path: Path) -> bytes:
+    """Read what was given as a SIGSTRUCT: one, or a signed enclave that has one in it.
+
+    Raises:
+        As `read_sigstruct`.
+    """
+    if _start(path).startswith(b"\x7fELF"):
+        return read_stated(path)[0].raw
+    return read_file(path, limit_bytes=1 << 20)
 
 
 def _start(path: Path) -> bytes:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import msgspec
 
+from pipeline.measure.file_kind import look
 from pipeline.measure.measured import MeasureOptions, OptionNotTaken
 from pipeline.measure.sgx.enclave import Enclave
 from pipeline.measure.sgx.sigstruct import Sigstruct, SigstructFields
@@ -49,9 +50,10 @@ def lay_out_unsigned(path: Path, options: MeasureOptions) -> Unsigned:
         options: `config`, or `generation` and `libpal`, as the kind needs them.
 
     Raises:
-        OptionNotTaken: RVP-5014, for an option that the kind has no use for.
+        OptionNotTaken: RVP-5014, for an option that the kind has no use for. UnknownFormat: RVP-5000.
         BadEnclaveConfig: RVP-5007. CannotPack: RVP-5008; and what the readers raise (RVP-50nn).
     """
+    from pipeline.measure.formats import UnknownFormat
     from pipeline.measure.sgx.freestanding.pack import lay_out_freestanding
     from pipeline.measure.sgx.gramine.enclave import is_gramine, lay_out_gramine_unsigned
     from pipeline.measure.sgx.open_enclave.ego import is_ego_file, lay_out_unsigned_ego
@@ -68,4 +70,13 @@ def lay_out_unsigned(path: Path, options: MeasureOptions) -> Unsigned:
         return lay_out_unsigned_open_enclave(path, options)
     if is_sdk_enclave(path):
         return lay_out_sdk_unsigned(path, options)
+    found = look(path)
+    if "ELF" not in found.what:
+        raise UnknownFormat(
+            f"nothing here lays this out for signing: {found.what}",
+            place=str(path),
+            hint=found.hint
+            or "what can be signed: ELF files of Intel's SDK, Open Enclave, EGo, freestanding ones; "
+            "a Gramine manifest",
+        )
     return lay_out_freestanding(path, options)

@@ -67,8 +67,8 @@ _SECTION_FIELDS: Final = ((60, 2), (40, 8), (62, 2))
 class CannotPack(UsageError):
     """A file is not a freestanding enclave that this packer can lay out.
 
-    Cure: the message says what is missing; docs/reference/sgx.md lists what an enclave needs. Enclaves that
-    are linked with Intel's SDK, Open Enclave or Gramine are laid out by their own tools.
+    Cure: the message says what is missing; docs/reference/sgx.md lists what a freestanding enclave needs. Of
+    Gramine, name the manifest; an SGXS stream is signed by its own tool.
     """
 
     code = "RVP-5008"

@@ -107,7 +107,7 @@ def lay_out_sdk_unsigned(path: Path, options: MeasureOptions) -> Unsigned:
 def _lay_out(elf: Elf, options: MeasureOptions) -> tuple[Plan, Metadata]:
     if options.config is None:
         raise NotAnSdkEnclave(
-            "an enclave that is not signed is laid out by its configuration",
+            "an enclave of Intel's SDK is laid out by its configuration, also when it is signed again",
             place=elf.name,
             hint="give --config Enclave.config.xml",
         )

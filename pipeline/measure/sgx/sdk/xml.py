@@ -18,6 +18,7 @@ from xml.parsers import expat
 
 import msgspec
 
+from pipeline.measure.file_kind import seen
 from provenance.errors import SpecError
 
 ROOT: Final = "EnclaveConfiguration"
@@ -60,7 +61,12 @@ def read_elements(data: bytes, *, name: str = "") -> dict[str, Written]:
     try:
         parser.Parse(data, True)
     except (expat.ExpatError, ValueError, LookupError) as error:
-        raise BadSdkConfig(f"not XML: {error}", place=name) from error
+        raise BadSdkConfig(
+            f"not XML: {error}",
+            place=name,
+            hint=f"this is {seen(data[:4096], len(data)).what}; an enclave that is linked with Intel's SDK "
+            "has an Enclave.config.xml",
+        ) from error
     return reader.found
 
 
