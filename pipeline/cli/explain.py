@@ -12,6 +12,9 @@ from typing import TYPE_CHECKING
 
 import click
 
+from pipeline.measure.check_meanings import Meaning, meaning_of
+from verifier.cli.documents import Entry, Explanation
+from verifier.cli.explain import catalogue
 from verifier.cli.explain import explain as explain_code
 from verifier.cli.terminal import Settings, format_option, missing_extra, write_file
 
@@ -28,7 +31,8 @@ _DIFFERENT = 12
 Examples:
   rvp explain                                  all codes
   rvp explain RVP-6204
-  rvp explain agreement
+  rvp explain agreement                        a check of rvp verify
+  rvp explain binds-application                a check of rvp measure
   rvp explain published.so rebuilt.so          two enclaves, of any SGX format
   rvp explain published.log rebuilt.so         a log of rvp measure --log, and an enclave
   rvp explain 4a005719…eca3 rebuilt.so         a bare MRENCLAVE: single changes are tried
@@ -86,7 +90,7 @@ def explain(
     picture: Path | None,
     **given: Path | str | None,
 ) -> None:
-    """Explain an error code, a check of a verdict, or why two enclaves have different MRENCLAVEs.
+    """Explain an error code, a check, or why two enclaves have different MRENCLAVEs.
 
     Two operands are compared: enclave files of any SGX format, logs of `rvp measure --log`, SIGSTRUCTs, what
     `rvp measure --format json` printed, 64 hex digits. The first page that differs is named with what it
@@ -96,6 +100,9 @@ def explain(
     """
     if list_all or not what or (len(what) == 1 and not _is_operand(what[0])):
         code = None if list_all or not what else what[0]
+        if code is not None and not list_all and (meaning := meaning_of(code)) is not None:
+            _explain_check(ctx.find_object(Settings) or Settings(), meaning, output_format)
+            return
         ctx.invoke(explain_code, code=code, output_format=output_format, list_all=list_all)
         return
     if len(what) > 2:
@@ -105,6 +112,26 @@ def explain(
     if missing := missing_package("pipeline"):
         missing_extra("explain A B", "pipeline", missing).invoke(ctx)
     _explain(ctx.find_object(Settings) or Settings(), what, output_format, budget, picture, given, ctx)
+
+
+def _explain_check(settings: Settings, meaning: Meaning, output_format: str) -> None:
+    cure = next((one.cure for one in catalogue() if one.code == meaning.code), "")
+    ends = f"When it fails: {meaning.code}, exit code {meaning.exit_code}." if meaning.code else ""
+    ends = ends or "When it is not so, that is a warning, and the exit code stays 0."
+    if output_format == "json":
+        entry = Entry(
+            code=meaning.code,
+            title=meaning.id,
+            explanation=meaning.says,
+            cure=cure,
+            exit_code=meaning.exit_code,
+            module="pipeline.measure.check_meanings",
+            checks=(meaning.id,),
+        )
+        settings.out_json(Explanation(entries=(entry,)))
+        return
+    lines = [meaning.id, f"  {meaning.says}", *([f"  Cure: {cure}"] if cure else [])]
+    settings.out("\n".join([*lines, f"  A check of rvp measure. {ends}"]))
 
 
 def _is_operand(text: str) -> bool:
