@@ -6,15 +6,16 @@ an enclave is named.
 
 from __future__ import annotations
 
+import difflib
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from pipeline.measure.check_meanings import Meaning, meaning_of
+from pipeline.measure.check_meanings import MEANINGS, Meaning, meaning_of
 from verifier.cli.documents import Entry, Explanation
-from verifier.cli.explain import catalogue
+from verifier.cli.explain import CodeUnknown, catalogue
 from verifier.cli.explain import explain as explain_code
 from verifier.cli.terminal import Settings, format_option, missing_extra, write_file
 
@@ -100,6 +101,7 @@ def explain(
     """
     if list_all or not what or (len(what) == 1 and not _is_operand(what[0])):
         code = None if list_all or not what else what[0]
+        _propose(code)
         if code is not None and not list_all and (meaning := meaning_of(code)) is not None:
             _explain_check(ctx.find_object(Settings) or Settings(), meaning, output_format)
             return
@@ -112,6 +114,21 @@ def explain(
     if missing := missing_package("pipeline"):
         missing_extra("explain A B", "pipeline", missing).invoke(ctx)
     _explain(ctx.find_object(Settings) or Settings(), what, output_format, budget, picture, given, ctx)
+
+
+def _propose(asked: str | None) -> None:
+    """Propose a check of a measurement whose name is spelt nearly so.
+
+    Raises:
+        CodeUnknown: RVP-6440.
+    """
+    if asked is None or meaning_of(asked) is not None:
+        return
+    known = [one.id for one in MEANINGS]
+    if (near := difflib.get_close_matches(asked.lower(), known, n=1, cutoff=0.85)) and not any(
+        asked.lower() in one.checks for one in catalogue()
+    ):
+        raise CodeUnknown(f'there is no "{asked}", did you mean "{near[0]}"?', hint=f"rvp explain {near[0]}")
 
 
 def _explain_check(settings: Settings, meaning: Meaning, output_format: str) -> None:

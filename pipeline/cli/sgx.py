@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from pipeline.cli.sgx_options import DATE, FILE, OUT, enclave_options, key_options, owner_key, written_lines
+from pipeline.cli.sgx_options import DATE, FILE, OUT, enclave_options, key_options, owner_key, tell_written
 from pipeline.cli.sgx_show import show, verify
 from pipeline.cli.sgx_sign import assemble, dated, digest, sign, warned
 from pipeline.measure.measured import MeasureOptions
@@ -18,7 +18,7 @@ from pipeline.measure.sgx.sigstruct import Sigstruct, SigstructNotVerified
 from pipeline.measure.sgx.sigstruct_file import given_sigstruct
 from pipeline.measure.sgx.unsigned import lay_out_unsigned
 from provenance.errors import MachineRefused
-from verifier.cli.terminal import Settings, write_file
+from verifier.cli.terminal import Settings, format_option, write_file
 
 
 @click.group(
@@ -48,6 +48,7 @@ def sgx() -> None:
 @key_options(required=False)
 @DATE
 @OUT
+@format_option()
 @click.pass_obj
 def pack(
     settings: Settings,
@@ -59,6 +60,7 @@ def pack(
     passphrase_fd: int | None,
     date: str | None,
     output: Path,
+    output_format: str,
 ) -> None:
     """Lay out an enclave, and put its owner's SIGSTRUCT in.
 
@@ -77,7 +79,7 @@ def pack(
         signed = sign_enclave(dated(unsigned, date), owner_key(key_uri, public_key, passphrase_fd))
     write_file(output, unsigned.write(signed))
     what = "enclave, not signed" if signed is None else "signed enclave"
-    settings.say(written_lines(output, what, unsigned.fields.mrenclave, signed))
+    tell_written(settings, output, what, signed or unsigned.fields, output_format)
 
 
 @sgx.command("to-sgxs", epilog="\b\nExample:\n  rvp sgx to-sgxs enclave.signed.so -o enclave.sgxs")

@@ -11,15 +11,16 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
+from pipeline.cli.documents import ShownSigstruct
 from pipeline.measure.file_kind import seen
 from pipeline.measure.formats import UnknownFormat
 from pipeline.measure.measured import MeasureOptions
 from provenance.strict import read_file
 from verifier.cli.passphrase import passphrase_from, passphrase_option
-from verifier.cli.terminal import styled
+from verifier.cli.terminal import Settings, styled
 
 if TYPE_CHECKING:
-    from pipeline.measure.sgx.sigstruct import Sigstruct
+    from pipeline.measure.sgx.sigstruct import Sigstruct, SigstructFields
     from pipeline.measure.sgx.sigstruct_fields import Change, Field
     from provenance.claims import Check
     from provenance.signers.remote_key import RemoteKey
@@ -150,10 +151,34 @@ def signing_date(text: str | None) -> tuple[int, int, int]:
     return day.year, day.month, day.day
 
 
-def written_lines(output: Path, what: str, mrenclave: bytes, signed: Sigstruct | None) -> str:
-    """Say what was written, and the values that a verifier will see."""
-    lines = [f"{output}: {what}", f"  mrenclave  {mrenclave.hex()}"]
-    return "\n".join([*lines, f"  mrsigner   {signed.mrsigner.hex()}"] if signed is not None else lines)
+def shown(file: Path, signed: Sigstruct, *, is_signed: bool) -> ShownSigstruct:
+    """Write a SIGSTRUCT as a document; without a signature only what is to be signed."""
+    from pipeline.measure.sgx.sigstruct_fields import debug_launch, fields_of
+
+    return ShownSigstruct(
+        file=file.name,
+        mrenclave=signed.mrenclave.hex(),
+        mrsigner=signed.mrsigner.hex() if is_signed else "",
+        debug_launch=debug_launch(signed),
+        fields=tuple(one for one in fields_of(signed) if one.signed or is_signed),
+        checks=signed.checks() if is_signed else (),
+    )
+
+
+def tell_written(
+    settings: Settings, output: Path, what: str, signed: Sigstruct | SigstructFields, output_format: str
+) -> None:
+    """Say what was written, and the values that a verifier will see; `SigstructFields`: nobody signed."""
+    from pipeline.measure.sgx.sigstruct import Sigstruct, to_be_signed
+    from pipeline.measure.sgx.sigstruct_fields import of_tbs
+
+    is_signed = isinstance(signed, Sigstruct)
+    stated = signed if isinstance(signed, Sigstruct) else of_tbs(to_be_signed(signed))
+    if output_format == "json":
+        settings.out_json(shown(output, stated, is_signed=is_signed))
+        return
+    lines = [f"{output}: {what}", f"  mrenclave  {stated.mrenclave.hex()}"]
+    settings.say("\n".join([*lines, f"  mrsigner   {stated.mrsigner.hex()}"] if is_signed else lines))
 
 
 def field_lines(fields: Iterable[Field]) -> list[str]:

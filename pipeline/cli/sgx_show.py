@@ -8,7 +8,6 @@ from pathlib import Path
 import click
 import msgspec
 
-from pipeline.cli.documents import ShownSigstruct
 from pipeline.cli.measure import measurement_lines
 from pipeline.cli.sgx_options import (
     FILE,
@@ -16,6 +15,7 @@ from pipeline.cli.sgx_options import (
     check_lines,
     enclave_options,
     field_lines,
+    shown,
 )
 from pipeline.measure import MeasureOptions, detect, measure_file, require_computed
 from pipeline.measure.sgx.sigstruct_fields import (
@@ -48,16 +48,7 @@ def show(settings: Settings, file: Path, output_format: str) -> None:
     fields = tuple(one for one in fields_of(signed) if one.signed or is_signed)
     checks = signed.checks() if is_signed else ()
     if output_format == "json":
-        settings.out_json(
-            ShownSigstruct(
-                file=file.name,
-                mrenclave=signed.mrenclave.hex(),
-                mrsigner=signed.mrsigner.hex() if is_signed else "",
-                debug_launch=debug_launch(signed),
-                fields=fields,
-                checks=checks,
-            )
-        )
+        settings.out_json(shown(file, signed, is_signed=is_signed))
         return
     kind = "SIGSTRUCT" if is_signed else "to be signed: no signature yet"
     lines = [f"{file}  {kind}", "", *field_lines(fields), f"  a debug launch: {debug_launch(signed)}"]

@@ -20,7 +20,7 @@ from pipeline.cli.sgx_options import (
     key_options,
     owner_key,
     signing_date,
-    written_lines,
+    tell_written,
 )
 from pipeline.measure.measured import MeasureOptions
 from pipeline.measure.sgx.sigstruct import Sigstruct, SigstructFields, to_be_signed
@@ -43,6 +43,7 @@ from verifier.cli.terminal import Settings, format_option, write_file
 @DATE
 @PREVIOUS
 @OUT
+@format_option()
 @click.pass_obj
 def sign(
     settings: Settings,
@@ -54,6 +55,7 @@ def sign(
     date: str | None,
     previous: Path | None,
     output: Path,
+    output_format: str,
 ) -> None:
     """Sign an enclave: write a SIGSTRUCT. Equal inputs give equal bytes.
 
@@ -68,7 +70,7 @@ def sign(
     write_file(output, signed.raw)
     if previous is not None:
         settings.say("\n".join(change_lines(found, previous)))
-    settings.say(written_lines(output, "SIGSTRUCT", signed.mrenclave, signed))
+    tell_written(settings, output, "SIGSTRUCT", signed, output_format)
 
 
 @click.command(
@@ -150,6 +152,7 @@ def digest(
 )
 @enclave_options
 @OUT
+@format_option()
 @click.pass_obj
 def assemble(
     settings: Settings,
@@ -159,6 +162,7 @@ def assemble(
     into: Path | None,
     options: MeasureOptions,
     output: Path,
+    output_format: str,
 ) -> None:
     """Put a signature that was made elsewhere into a SIGSTRUCT.
 
@@ -181,8 +185,7 @@ def assemble(
     if into is not None:
         data = warned(settings, lay_out_unsigned(into, options)).write(signed)
     write_file(output, data)
-    what = "SIGSTRUCT" if into is None else "signed enclave"
-    settings.say(written_lines(output, what, signed.mrenclave, signed))
+    tell_written(settings, output, "SIGSTRUCT" if into is None else "signed enclave", signed, output_format)
 
 
 def warned(settings: Settings, unsigned: Unsigned) -> Unsigned:

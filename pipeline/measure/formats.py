@@ -382,8 +382,14 @@ def _head(path: Path) -> Head:
             start = stream.read(_HEAD_BYTES)
             return Head(path=path, start=start, size_bytes=stream.seek(0, 2))
     except OSError as error:
+        name, mark, inside = str(path).partition("!")
+        in_image = mark and not inside.startswith("/") and Path(name).exists()
         raise NotReadable(
-            f"cannot read the file: {error.strerror}", place=str(path), hint="check the path"
+            f"cannot read the file: {error.strerror}",
+            place=str(path),
+            hint=f"a path in an image begins with a slash: '{name}!/{inside}'"
+            if in_image
+            else "check the path",
         ) from error
 
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
+import json
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -112,3 +116,66 @@ def test_no_sigstruct_is_written_of_an_enclave_that_has_none(
     assert run(cli, ["sgx", "to-sgxs", "plain.so", "--write-sigstruct", "x.sig", "-o", "x.sgxs"]) == 10
     assert "not signed" in capfd.readouterr().err
     assert not list(room.glob("x.*"))
+
+
+def test_what_was_signed_and_packed_is_one_document(room: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    common = ["enclave.so", "--config", "enclave.toml", "--format", "json"]
+    assert run(cli, ["sgx", "sign", *common, *SIGN]) == 0
+    signed = json.loads(capfd.readouterr().out)
+    assert run(cli, ["sgx", "pack", *common, "--sigstruct", "x.sig", "-o", "x.so"]) == 0
+    packed = json.loads(capfd.readouterr().out)
+    assert {**signed, "file": "x.so"} == packed
+    assert run(cli, ["sgx", "show", "x.so", "--format", "json"]) == 0
+    assert json.loads(capfd.readouterr().out) == packed
+    assert run(cli, ["sgx", "pack", *common, "-o", "plain.so"]) == 0
+    plain = json.loads(capfd.readouterr().out)
+    assert (plain["mrenclave"], plain["mrsigner"], plain["checks"]) == (packed["mrenclave"], "", [])
+
+
+def test_an_enclave_in_an_image_is_shown_and_verified_but_not_signed(
+    room: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (room / "image.tar").write_bytes(docker_archive({"opt/signed.so": (room / "signed.so").read_bytes()}))
+    assert run(cli, ["sgx", "show", "image.tar!/opt/signed.so"]) == 0
+    assert run(cli, ["sgx", "verify", "image.tar!/opt/signed.so", "--public-key", "owner.pub"]) == 0
+    assert run(cli, ["sgx", "sign", "image.tar!/opt/signed.so", "--config", "enclave.toml", *SIGN]) == 2
+    assert "not signed inside an image" in capfd.readouterr().err
+    assert run(cli, ["measure", "image.tar!opt/signed.so"]) == 2
+    assert "begins with a slash: 'image.tar!/opt/signed.so'" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("group", [[], ["sgx"], ["sgx", "key"]])
+def test_a_group_without_a_command_prints_its_help(
+    group: list[str], capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert run(cli, group) == 2
+    said = capfd.readouterr().err
+    assert said.startswith("Usage: rvp")
+    assert "error[" not in said
+
+
+def test_a_check_that_is_spelt_nearly_so_is_proposed(capfd: pytest.CaptureFixture[str]) -> None:
+    assert run(cli, ["explain", "mrenclave-equal-sigstruct"]) == 2
+    assert "rvp explain mrenclave-equals-sigstruct" in capfd.readouterr().err
+
+
+def docker_archive(files: dict[str, bytes]) -> bytes:
+    """Write an image of one layer, as `docker save` does."""
+    layer = _tar(files)
+    diff_ids = [f"sha256:{hashlib.sha256(layer).hexdigest()}"]
+    config = json.dumps(
+        {"architecture": "amd64", "os": "linux", "rootfs": {"type": "layers", "diff_ids": diff_ids}}
+    ).encode()
+    name = f"{hashlib.sha256(config).hexdigest()}.json"
+    manifest = json.dumps([{"Config": name, "RepoTags": ["a:b"], "Layers": ["l/layer.tar"]}]).encode()
+    return _tar({name: config, "l/layer.tar": layer, "manifest.json": manifest})
+
+
+def _tar(files: dict[str, bytes]) -> bytes:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as archive:
+        for name, data in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
+    return out.getvalue()

@@ -186,6 +186,9 @@ def run(cli: click.Command, argv: list[str] | None) -> int:
         sys.stdout.flush()
     except click.exceptions.Exit as done:
         return done.exit_code
+    except click.exceptions.NoArgsIsHelpError as group:
+        click.echo(group.format_message(), err=True)
+        return CommandLine.exit_code
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1

@@ -53,13 +53,19 @@ def lay_out_unsigned(path: Path, options: MeasureOptions) -> Unsigned:
         OptionNotTaken: RVP-5014, for an option that the kind has no use for. UnknownFormat: RVP-5000.
         BadEnclaveConfig: RVP-5007. CannotPack: RVP-5008; and what the readers raise (RVP-50nn).
     """
-    from pipeline.measure.formats import UnknownFormat
+    from pipeline.measure.formats import UnknownFormat, split_inside
     from pipeline.measure.sgx.freestanding.pack import lay_out_freestanding
     from pipeline.measure.sgx.gramine.enclave import is_gramine, lay_out_gramine_unsigned
     from pipeline.measure.sgx.open_enclave.ego import is_ego_file, lay_out_unsigned_ego
     from pipeline.measure.sgx.open_enclave.sign import is_open_enclave, lay_out_unsigned_open_enclave
     from pipeline.measure.sgx.sdk.sign import is_sdk_enclave, lay_out_sdk_unsigned
 
+    if split_inside(path)[1]:
+        raise UnknownFormat(
+            "an enclave is not signed inside an image",
+            place=str(path),
+            hint="sign the file, then build the image with it",
+        )
     if options.manifest is not None or is_gramine(path):
         _require(options.config is None, "--config: a Gramine manifest is its own configuration", path)
         return lay_out_gramine_unsigned(path, options)
