@@ -66,7 +66,7 @@ class ByTee(click.Command):
     "--config",
     metavar="FILE",
     type=click.Path(path_type=Path),
-    help="SGX: the configuration of an enclave that is not signed yet.",
+    help="SGX: the configuration of an enclave not signed yet, or to compare a signed one with.",
 )
 @click.option("--manifest", metavar="FILE", type=click.Path(path_type=Path), help="SGX: Gramine's manifest.")
 @click.option(

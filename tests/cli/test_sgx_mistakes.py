@@ -12,6 +12,7 @@ import pytest
 
 from rvp import cli
 from tests.fakes.enclave_elf import enclave_elf
+from tests.fakes.libpal import manifest
 from tests.fakes.sdk_elf import sdk_elf
 from verifier.cli.terminal import run
 
@@ -157,6 +158,12 @@ def test_a_group_without_a_command_prints_its_help(
 def test_a_check_that_is_spelt_nearly_so_is_proposed(capfd: pytest.CaptureFixture[str]) -> None:
     assert run(cli, ["explain", "mrenclave-equal-sigstruct"]) == 2
     assert "rvp explain mrenclave-equals-sigstruct" in capfd.readouterr().err
+
+
+def test_an_enclave_is_no_libpal(room: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (room / "app.manifest.sgx").write_bytes(manifest())
+    assert run(cli, ["measure", "app.manifest.sgx", "--libpal", "sdk.so"]) == 2
+    assert "sdk.so: error[RVP-5042]" in capfd.readouterr().err
 
 
 def docker_archive(files: dict[str, bytes]) -> bytes:

@@ -182,7 +182,16 @@ def lay_out_gramine_unsigned(path: Path, options: MeasureOptions) -> Unsigned:
 
 
 def _libpal(manifest: Path, options: MeasureOptions) -> Path:
+    from pipeline.measure.sgx.open_enclave.sign import is_open_enclave
+    from pipeline.measure.sgx.sdk.sign import is_sdk_enclave
+
     if options.libpal is not None:
+        if is_sdk_enclave(options.libpal) or is_open_enclave(options.libpal):
+            raise NoLibpal(
+                "this is an enclave of its own, not Gramine's libpal.so",
+                place=str(options.libpal),
+                hint=_USUAL_PLACES,
+            )
         return options.libpal
     beside = manifest.with_name(LIBPAL)
     if options.companions and beside.is_file():
