@@ -112,6 +112,7 @@ FAILING = {
     "plan": [],
     "build": [],
     "rebuild": ["nothing.bundle"],
+    "replay": ["missing.log"],
     "measure": ["nothing"],
     "sign": ["--key", "nothing.key"],
     "release": [
