@@ -36,7 +36,7 @@ _UNKNOWN = r"the format is not known \(.*\)$"
 _ELF = r"field [ersp]\w*_\w+ of |ELF header|relocation table|[esprdtn]\w*_\w+(, \w+)*: |p_offset 0x"
 _TEXT = r"not TOML: |byte \d+ is not UTF-8|run\[\d+\]|`\w+`|^(sgx|loader|libos)\.\w+|^\w+(, \w+)*: "
 NAMES: dict[str, str] = {
-    "SDK file": rf"{_ELF}|field \w+(\[\d+\]\.\w+)? |layout table|program headers|layout entry|\.note\.sgxmeta",
+    "SDK file": rf"{_ELF}|field \w+(\[\d+\](\.\w+)?)? |layout table|program headers|layout entry|\.note\.sgxmeta",
     "SGXS": r"EADD|EEXTEND|ECREATE|UNMEASRD|inside a (record|chunk)|where a page should begin",
     "SIGSTRUCT": r"bytes, a SIGSTRUCT has 1808",
     "Open Enclave file": rf"{_ELF}|(size|type): |symbol \w+",
@@ -260,7 +260,8 @@ class Swept:
             signal.alarm(0)
         if not isinstance(found, tuple):
             assert self.measured.parent.name in found.place, found  # the file, not only where in it
-            assert re.search(rf"{NAMES[self.victim.names]}|{_UNKNOWN}", found.message), found
+            in_place = re.search(r": \$\.\w", found.place)  # of a text: the key's path
+            assert in_place or re.search(rf"{NAMES[self.victim.names]}|{_UNKNOWN}", found.message), found
         return found
 
     def flip(self, at: int, mask: int) -> None:

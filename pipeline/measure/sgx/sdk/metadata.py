@@ -283,8 +283,8 @@ def _check_patches(record: Record, elf: Elf, block: tuple[int, int]) -> None:
                 and start < (patch.file_offset + len(patch.content))
             ):
                 raise BadSgxMetadata(
-                    f"patch[{index}] of metadata {record.version} writes {len(patch.content):#x} bytes to "
-                    f"{patch.file_offset:#x}, into {name}, which the loader reads after it",
+                    f"field patch[{index}] of metadata {record.version} writes {len(patch.content):#x} bytes "
+                    f"to {patch.file_offset:#x}, into {name}, which the loader reads after it",
                     place=elf.name,
                 )
 
