@@ -25,6 +25,7 @@ _TEES = sorted({one.tee for one in FORMATS})
 
 # TEE whose values come of more than one file: module with the command, its name in the module.
 BY_TEE: Final[dict[str, tuple[str, str]]] = {
+    "direct": ("pipeline.cli.measure_direct", "measure_direct"),
     "snp": ("pipeline.cli.measure_snp", "measure_snp"),
     "tdx": ("pipeline.cli.measure_tdx", "measure_tdx"),
 }

@@ -52,3 +52,18 @@ def write_pe(
     header = (b"MZ".ljust(0x3C, b"\0") + struct.pack("<I", start) + before).ljust(start, b"\0")
     header += b"PE\0\0" + struct.pack("<HHIIIHH", machine, len(sections), 0, 0, 0, optional_size, 0x22)
     return (header + optional + table).ljust(size_of_headers, b"\0") + body + trailing + certificates
+
+
+def write_kernel(
+    *, protocol: int = 0x20F, flags: int = 1, extended: int = 2, initrd_max: int = 0x7FFFFFFF, setup: int = 7
+) -> bytes:
+    """A PE file with a setup header in it; the PE header lies behind the setup header, as a kernel's may."""
+    data = bytearray(write_pe((("k", b"kernel" * 900),), directories=6, before=bytes(0x400)))
+    struct.pack_into("<4sHIIHHB", data, 0x202, b"HdrS", protocol, 0, 0, 0x100, 0x300, 0)
+    data[0x1F1], data[0x211] = setup, flags
+    struct.pack_into("<I", data, 0x22C, initrd_max)
+    struct.pack_into("<H", data, 0x236, extended)
+    version = b"6.12.1-test (builder) #1\0"
+    struct.pack_into("<H", data, 0x20E, 0x100)
+    data[0x300 : 0x300 + len(version)] = version
+    return bytes(data)

@@ -303,6 +303,42 @@ def runtime_events(data: bytes) -> None:
             assert len(one.digest) == 48
 
 
+def uki(data: bytes) -> None:
+    """PE files: never anything but RvpError; what is hashed lies in the file, once, and so do all sections."""
+    from pipeline.measure.boot.pe import Pe
+
+    with only_our_errors():
+        pe = Pe(data)
+        ranges = [one for one in pe.hashed_ranges() if one[0] < one[1]]
+        assert all(0 <= start < end <= len(data) for start, end in ranges)
+        assert sum(end - start for start, end in ranges) <= 2 * len(data)
+        assert all(len(pe.content(one)) <= one.raw_size for one in pe.sections)
+    with only_our_errors():
+        _measured(data, ".efi")
+
+
+def kernel(data: bytes) -> None:
+    """A kernel's header: never anything but RvpError; a patched kernel is as long, and starts as written."""
+    from pipeline.measure.boot.bzimage import qemu_patched
+    from pipeline.measure.boot.direct_boot import DirectBoot, direct_events
+
+    with only_our_errors():
+        start, rest = qemu_patched(data, cmdline=data[:64], initrd_size=5000, memory_bytes=1 << 30)
+        assert len(start) + len(rest) == len(data)
+    with only_our_errors():
+        direct_events(DirectBoot(kernel=data, initrd=b"i", cmdline=b"quiet"))
+
+
+def eif(data: bytes) -> None:
+    """Nitro images: never anything but RvpError; a changed file has another CRC or is refused."""
+    from pipeline.measure.eif import read_eif
+
+    with only_our_errors():
+        found = read_eif(data)
+        assert all(len(one.content) <= len(data) for one in found.sections)
+    _measured(data, ".eif")
+
+
 def varstore(data: bytes) -> None:
     """Variables of a firmware: never anything but RvpError; what is read has names of its own."""
     from pipeline.measure.tdx.varstore import read_varstore
@@ -399,6 +435,33 @@ def _protected() -> list[bytes]:
     from tests.fakes.protected_file import protect
 
     return [protect(b"{}", "name"), protect(b"content" * 3000, "name")]
+
+
+def _ukis() -> list[bytes]:
+    from tests.fakes.pe_file import write_pe
+
+    inner = write_pe((("k", b"kernel"),), directories=6)
+    magic = b"#### LoaderInfo: systemd-stub 257.1 ####"
+    sections = (
+        (".sdmagic", magic),
+        (".linux", inner),
+        (".cmdline", b"quiet"),
+        (".osrel", b"ID=x"),
+        (".initrd", b"i"),
+    )
+    return [write_pe(sections), write_pe(sections, trailing=b"end", certificates=b"C" * 16)]
+
+
+def _kernels() -> list[bytes]:
+    from tests.fakes.pe_file import write_kernel
+
+    return [write_kernel(), write_kernel(protocol=0x203, extended=0)]
+
+
+def _eifs() -> list[bytes]:
+    from tests.fakes.eif_file import plain, sign_eif, write_eif
+
+    return [write_eif(plain(b"a" * 90, b"b")), write_eif(sign_eif(plain(b"a")))]
 
 
 def _tdvfs() -> list[bytes]:
@@ -544,6 +607,9 @@ SEEDS: dict[str, list[bytes]] = {
             b'[[event]]\nconvention = "digest"\ndigest = "abcd"\nlabel = "rootfs"\n'
         )
     ],
+    "uki": _ukis(),
+    "kernel": _kernels(),
+    "eif": _eifs(),
 }
 TARGETS: dict[str, Target] = {name: globals()[name] for name in SEEDS} | SGX_TARGETS | SNP_TARGETS
 SEEDS |= SGX_SEEDS | SNP_SEEDS
