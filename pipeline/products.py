@@ -152,11 +152,17 @@ def make_product(node: Node, taken: Taken, leaves: Leaves, store: Store, observe
 
 def _pack_sgx(pack: Pack, taken: Taken, store: FolderStore) -> Tree:
     from pipeline.measure.measured import MeasureOptions
+    from pipeline.measure.sgx.freestanding.pack import DEFAULT_CONFIG, is_freestanding
     from pipeline.measure.sgx.sigstruct import Sigstruct
     from pipeline.measure.sgx.unsigned import lay_out_unsigned
 
+    image = _one_file(pack.image, taken, store)
+    path = store.file_of(bytes.fromhex(image.sha256))
+    config = _small(pack.config, taken, store) if pack.config else None
+    if config is None and is_freestanding(path):
+        config = DEFAULT_CONFIG
     options = MeasureOptions(
-        config=_small(pack.config, taken, store) if pack.config else None,
+        config=config,
         config_name=pack.config,
         generation=pack.generation,
         companions=False,
@@ -164,8 +170,7 @@ def _pack_sgx(pack: Pack, taken: Taken, store: FolderStore) -> Tree:
     signed = None
     if pack.sigstruct:
         signed = Sigstruct(_small(pack.sigstruct, taken, store), name=pack.sigstruct)
-    image = _one_file(pack.image, taken, store)
-    unsigned = lay_out_unsigned(store.file_of(bytes.fromhex(image.sha256)), options)
+    unsigned = lay_out_unsigned(path, options)
     digest, size_bytes = store.put([unsigned.write(signed)])
     return make_tree(
         [

@@ -130,7 +130,7 @@ def test_a_failed_build_leaves_the_last_result_alone(rvp, tmp_path):
 @pytest.mark.parametrize(
     ("measure", "words"),
     [
-        ('tee = "tdx"\nimage = "step.one:one"', "measuring tdx is not known yet; known: oci, sgx"),
+        ('tee = "verity"\nimage = "step.one:one"', "measuring verity is not known yet; known: "),
         ('tee = "sgx"\nfirmware = "step.one:one"', "measuring sgx from firmware is not known yet"),
     ],
     ids=["another TEE", "another form"],

@@ -68,6 +68,15 @@ def test_a_pack_of_an_sdk_enclave_is_laid_out_by_its_xml(tmp_path: Path) -> None
     assert measurement.claims["mrenclave"] == unsigned.fields.mrenclave.hex()
 
 
+def test_a_pack_without_a_configuration_has_the_defaults(tmp_path: Path) -> None:
+    store = FolderStore(tmp_path / "store")
+    item = Pack(id="e", kind="sgx", image="step.e:e.so", output="e.signed.so")
+    taken = {"step.e:e.so": one(store, "e.so", enclave_elf())}
+    tree = make_product(Node(name="pack.e", kind="pack", item=item), taken, Leaves(epoch=0), store, ignore)
+    packed = store.path_of(bytes.fromhex(tree.entries[0].sha256)).read_bytes()
+    assert packed == pack_enclave(enclave_elf(), EnclaveConfig())
+
+
 def test_a_measurement_takes_the_signature_that_the_spec_names(tmp_path: Path) -> None:
     store = FolderStore(tmp_path / "store")
     stream, signature = stream_and_signature(tmp_path)

@@ -46,6 +46,8 @@ from pipeline.measure.sgx.sigstruct import SIGSTRUCT_SIZE, Sigstruct, check_fiel
 from pipeline.measure.sgx.unsigned import Unsigned
 from provenance.errors import UsageError
 
+# What a spec means that names no configuration: every key has its default.
+DEFAULT_CONFIG: Final = b'schema = "rvp/enclave/v1"\n'
 MARKER: Final = b"rvpencl1"  # the first 8 bytes of g_global_data
 GLOBAL_DATA: Final = struct.Struct("<8sQQQQQ16x")
 THREAD_DATA: Final = struct.Struct("<QQQ40x")
