@@ -32,8 +32,8 @@ from tests.fakes.libpal import libpal, manifest
 from tests.fakes.open_enclave_elf import MORE_NUMBERS, NUMBERS, number, open_enclave_elf, properties
 
 # What an error names, beside the file: the field, or the table, as the format calls it. A text has lines and keys.
-_UNKNOWN = r"the format is not known \(.*\)$"
-_ELF = r"field [ersp]\w*_\w+ of |ELF header|relocation table|[esprdtn]\w*_\w+(, \w+)*: |p_offset 0x"
+_UNKNOWN = r"nothing here measures this: "
+_ELF = r"program headers: |field [ersp]\w*_\w+ of |ELF header|relocation table|[esprdtn]\w*_\w+(, \w+)*: |p_offset 0x"
 _TEXT = r"not TOML: |byte \d+ is not UTF-8|run\[\d+\]|`\w+`|^(sgx|loader|libos)\.\w+|^\w+(, \w+)*: "
 NAMES: dict[str, str] = {
     "SDK file": rf"{_ELF}|field \w+(\[\d+\](\.\w+)?)? |layout table|program headers|layout entry|\.note\.sgxmeta",

@@ -306,7 +306,8 @@ class Elf:
             if inside >= 0 and inside + size <= segment.file_size:
                 return segment.offset + inside
         raise BadElf(
-            f"{size:#x} bytes at address {address:#x} are in no loadable segment's part of the file",
+            f"program headers: {size:#x} bytes at address {address:#x} are in no loadable segment's part of "
+            "the file",
             place=self.name,
         )
 
