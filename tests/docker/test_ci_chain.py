@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,8 @@ from pipeline.sandbox import Rootfs
 from pipeline.store import FolderStore
 from tests.fakes import ci_host
 from tests.fakes.project import HEAD, step, write_project
+
+ENGINE = ("DOCKER_HOST", "RVP_ENGINE_FOLDER")  # where the tests have their engine
 
 pytestmark = pytest.mark.docker
 ROOT = Path(__file__).resolve().parents[2]
@@ -88,6 +91,7 @@ def test_the_blocks_of_the_workflow_lead_from_a_repository_to_a_verdict(
         environment={
             **ci_host.host_environment(ROOT, sys.executable, ["-m", "rvp"]),
             "RVP_STORE": str(shared_store.folder),
+            **{name: os.environ[name] for name in ENGINE if name in os.environ},
         },
         inputs={"builder-id": "https://example.org/ci", "before-release": True},
         secrets={"RVP_SIGNING_KEY": key.rstrip("\n")},
