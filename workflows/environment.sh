@@ -22,6 +22,8 @@ rvp_environment() {
         rvp_fail "$("$python" --version) is too old" "rvp needs Python 3.11 or newer (Debian 12 has it)"
     "$python" -c 'import venv, ensurepip' 2>/dev/null ||
         rvp_fail "this Python cannot make virtual environments" "apt-get install python3-venv"
+    # With the checkout's environment activated, python3 would be the one that is about to be removed.
+    python="$("$python" -c 'import sys; print(sys._base_executable or sys.executable)')"
     # The environment is made again when the extras, the interpreter or pyproject.toml change.
     wanted="$extras $("$python" -c 'import sys; print(sys.version)' | tr '\n' ' ') $(sha256sum <"$rvp_root/pyproject.toml")"
     if [ "$(cat "$rvp_venv/.rvp-environment" 2>/dev/null)" != "$wanted" ]; then
