@@ -159,7 +159,7 @@ def test_a_build_id_is_told_beside_what_it_follows_from(tmp_path: Path) -> None:
 
 def test_a_stripped_file_has_the_same_value(first: Path, tmp_path: Path) -> None:
     if shutil.which("strip") is None:
-        pytest.skip("there is no strip on this machine")
+        pytest.skip("needs strip")
     stripped = tmp_path / "stripped.so"
     subprocess.run(["strip", "--strip-debug", "-o", stripped, first.with_name("enclave.so")], check=True)
     other = tmp_path / "b.so"
